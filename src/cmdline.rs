@@ -1,0 +1,1 @@
+//! The hypervisor's command line.

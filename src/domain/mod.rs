@@ -1,0 +1,6 @@
+//! Domains: how they are described, built and kept.
+
+pub mod builder;
+pub mod evtchn;
+pub mod kernel;
+pub mod spec;

@@ -1,0 +1,6 @@
+//! The handover: what the outgoing hypervisor leaves behind and how the incoming one takes it up.
+
+pub mod breadcrumb;
+pub mod mfn_list;
+pub mod records;
+pub mod stream;

@@ -1,0 +1,10 @@
+//! Memory: who owns which frame, what type it has, and what is free.
+
+pub mod bootmem;
+pub mod buddy;
+pub mod extents;
+pub mod frametable;
+pub mod ledger;
+pub mod page_info;
+pub mod physmem;
+pub mod types;

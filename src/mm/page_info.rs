@@ -1,0 +1,302 @@
+//! The record of one frame: its references, its type, its owner, its place in a free list.
+//!
+//! The bits are Xen's (count_info and type_info, `asm/mm.h`), so that the rules of page types can be read side by side. A record of all
+//! zeros is *uninitialised* (I3): the frame has no life of its own yet. The record never crosses an update; builds may differ in its
+//! size, and the `next` build does.
+//!
+//! Memory ordering: counts are changed by compare-and-exchange with acquire on gain and release on loss; the owner is stored before the count becomes visible.
+
+use crate::frame::{DomId, Mfn};
+use bitflags::bitflags;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+bitflags! {
+    /// The high bits of count_info; the general reference count is in bits 55:0.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct CountFlags: u64 {
+        /// The owner holds its reference ("the guest has the page").
+        const ALLOCATED = 1 << 63;
+        /// The hypervisor's own page, possibly shared with a domain.
+        const XEN_HEAP = 1 << 62;
+        /// A domain's page that does not count in its total.
+        const EXTRA = 1 << 61;
+        /// Not to be used again.
+        const BROKEN = 1 << 60;
+        /// Both state bits set: free (state 3).
+        const FREE = 3 << 58;
+        /// Holds old contents that nobody else may see.
+        const NEED_SCRUB = 1 << 57;
+    }
+}
+
+/// Mask of the general reference count.
+pub const COUNT_MASK: u64 = (1 << 56) - 1;
+
+/// What a frame may be used as, exclusively, while references of that type exist. Values are Xen's PGT_* in bits 63:61.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum PageType {
+    /// No type.
+    None = 0,
+    /// Level-1 page table.
+    L1 = 1,
+    /// Level-2 page table.
+    L2 = 2,
+    /// Level-3 page table.
+    L3 = 3,
+    /// Level-4 page table.
+    L4 = 4,
+    /// Segment descriptors (GDT or LDT).
+    SegDesc = 5,
+    /// Shared copy-on-write (unused here, kept for the numbering).
+    Shared = 6,
+    /// Mapped writable by its owner.
+    Writable = 7,
+}
+
+impl PageType {
+    /// The type in bits 63:61 of a type_info.
+    pub const fn of(type_info: u64) -> Self {
+        match type_info >> 61 {
+            0 => Self::None,
+            1 => Self::L1,
+            2 => Self::L2,
+            3 => Self::L3,
+            4 => Self::L4,
+            5 => Self::SegDesc,
+            6 => Self::Shared,
+            _ => Self::Writable,
+        }
+    }
+
+    /// The type's bits 63:61.
+    pub const fn bits(self) -> u64 {
+        (self as u64) << 61
+    }
+
+    /// 1 to 4 for page tables.
+    pub const fn table_level(self) -> Option<u8> {
+        match self {
+            Self::L1 => Some(1),
+            Self::L2 => Some(2),
+            Self::L3 => Some(3),
+            Self::L4 => Some(4),
+            _ => None,
+        }
+    }
+
+    /// The type of a page table of the level 1 to 4.
+    pub const fn table(level: u8) -> Option<Self> {
+        match level {
+            1 => Some(Self::L1),
+            2 => Some(Self::L2),
+            3 => Some(Self::L3),
+            4 => Some(Self::L4),
+            _ => None,
+        }
+    }
+}
+
+bitflags! {
+    /// The flags of type_info; the type is in bits 63:61, the type count in bits 54:0.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct TypeFlags: u64 {
+        /// Entries are being changed.
+        const LOCKED = 1 << 60;
+        /// The guest holds a type reference through a pin.
+        const PINNED = 1 << 59;
+        /// The contents have been checked for the type.
+        const VALIDATED = 1 << 58;
+        /// Validation was left half done.
+        const PARTIAL = 1 << 56;
+    }
+}
+
+/// Mask of the type count.
+pub const TYPE_COUNT_MASK: u64 = (1 << 55) - 1;
+
+/// The record of one frame.
+///
+/// | bytes | field |
+/// |---|---|
+/// | 0 to 7 | count_info |
+/// | 8 to 15 | type_info |
+/// | 16 to 19 | owner: 0 for none, domain number + 1 |
+/// | 20 to 23 | order of the free block that starts here |
+/// | 24 to 31 | links of the free list, in the heap's own encoding |
+#[repr(C)]
+#[derive(Default)]
+pub struct PageInfo {
+    /// References and flags, [`CountFlags`] and [`COUNT_MASK`].
+    pub count_info: AtomicU64,
+    /// Type and its references, [`PageType`], [`TypeFlags`] and [`TYPE_COUNT_MASK`].
+    pub type_info: AtomicU64,
+    owner: AtomicU32,
+    /// Order of the free block that starts here; only while free.
+    pub free_order: AtomicU32,
+    /// Next block of the free list, in the heap's own encoding; only while free.
+    pub link_next: AtomicU32,
+    /// Previous block of the free list, in the heap's own encoding; only while free.
+    pub link_prev: AtomicU32,
+    #[cfg(feature = "next")]
+    reserved: [u64; 4],
+}
+
+#[cfg(not(feature = "next"))]
+const _: () = assert!(size_of::<PageInfo>() == 32);
+#[cfg(feature = "next")]
+const _: () = assert!(size_of::<PageInfo>() == 64);
+
+/// Why a reference was not given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefError {
+    /// The frame has no reference that could be added to: free, or going away.
+    NotInUse,
+    /// The count is at its limit.
+    Overflow,
+    /// The frame is somebody else's.
+    Owner {
+        /// Whose it is.
+        found: Option<DomId>,
+    },
+}
+
+/// A frame has no record that a domain's reference could be taken on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoPage {
+    /// Not RAM.
+    NotRam,
+    /// Nobody's in the sense of guests: free, in the region, in the image, or private to the hypervisor.
+    NotOwned,
+    /// The frame had no record of its own yet, and there was no memory for one.
+    NoMemory,
+}
+
+/// Finds a frame's record, giving the frame a life of its own if it has none yet.
+pub trait PageLookup {
+    /// The record of a frame that somebody owns.
+    fn page(&self, mfn: Mfn) -> Result<&PageInfo, NoPage>;
+    /// The last reference is gone: the frame goes back to the heap.
+    fn free_page(&self, mfn: Mfn);
+}
+
+impl PageInfo {
+    /// A record of all zeros.
+    pub const fn uninitialised() -> Self {
+        Self {
+            count_info: AtomicU64::new(0),
+            type_info: AtomicU64::new(0),
+            owner: AtomicU32::new(0),
+            free_order: AtomicU32::new(0),
+            link_next: AtomicU32::new(0),
+            link_prev: AtomicU32::new(0),
+            #[cfg(feature = "next")]
+            reserved: [0; 4],
+        }
+    }
+
+    /// The owner.
+    pub fn owner(&self) -> Option<DomId> {
+        match self.owner.load(Ordering::Acquire) {
+            0 => None,
+            n => Some(DomId::new((n - 1) as u16)),
+        }
+    }
+
+    /// Makes `owner` the owner, or nobody.
+    pub fn set_owner(&self, owner: Option<DomId>) {
+        self.owner.store(owner.map_or(0, |d| d.get() as u32 + 1), Ordering::Release);
+    }
+
+    /// Gives the frame to a domain: owner first, then `ALLOCATED` with one reference, no type.
+    pub fn assign(&self, owner: DomId, flags: CountFlags) {
+        self.set_owner(Some(owner));
+        self.type_info.store(0, Ordering::Relaxed);
+        self.count_info.store((flags | CountFlags::ALLOCATED).bits() | 1, Ordering::Release);
+    }
+
+    /// References now.
+    pub fn count(&self) -> u64 {
+        self.count_info.load(Ordering::Acquire) & COUNT_MASK
+    }
+
+    /// Type references now.
+    pub fn type_count(&self) -> u64 {
+        self.type_info.load(Ordering::Acquire) & TYPE_COUNT_MASK
+    }
+
+    /// The type now; it means something only while the type count is not 0.
+    pub fn page_type(&self) -> PageType {
+        PageType::of(self.type_info.load(Ordering::Acquire))
+    }
+
+    /// Takes a general reference on behalf of `owner`, as Xen's `get_page`.
+    pub fn get_page(&self, owner: DomId) -> Result<(), RefError> {
+        let mut x = self.count_info.load(Ordering::Acquire);
+        loop {
+            let count = x & COUNT_MASK;
+            if count == 0 {
+                return Err(RefError::NotInUse);
+            }
+            if count >= COUNT_MASK - 1 {
+                return Err(RefError::Overflow);
+            }
+            match self.count_info.compare_exchange_weak(x, x + 1, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => break,
+                Err(now) => x = now,
+            }
+        }
+        let found = self.owner();
+        if found == Some(owner) {
+            return Ok(());
+        }
+        // The reference just taken is never the last: the owner's own is still there, or its holder drops it after us.
+        let _ = self.put_page();
+        Err(RefError::Owner { found })
+    }
+
+    /// Drops a general reference; true if it was the last, and the frame is the caller's to free.
+    ///
+    /// # Panics
+    /// If there was none to drop (I6: every reference has one holder).
+    #[must_use = "the last reference frees the frame"]
+    pub fn put_page(&self) -> bool {
+        let before = self.count_info.fetch_sub(1, Ordering::AcqRel);
+        assert!(before & COUNT_MASK != 0, "page reference dropped that nobody held (I6)");
+        before & COUNT_MASK == 1
+    }
+
+    /// Takes the owner's own reference away: clears `ALLOCATED` if it is set and says whether it was. The caller then drops
+    /// one reference with [`PageInfo::put_page`].
+    pub fn clear_allocated(&self) -> bool {
+        let bit = CountFlags::ALLOCATED.bits();
+        self.count_info.fetch_and(!bit, Ordering::AcqRel) & bit != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reference_is_given_to_the_owner_only() {
+        let page = PageInfo::uninitialised();
+        assert_eq!(page.get_page(DomId::new(1)), Err(RefError::NotInUse));
+        page.assign(DomId::new(1), CountFlags::empty());
+        assert_eq!(page.get_page(DomId::new(2)), Err(RefError::Owner { found: Some(DomId::new(1)) }));
+        assert_eq!(page.count(), 1);
+        assert_eq!(page.get_page(DomId::new(1)), Ok(()));
+        assert!(!page.put_page());
+        assert!(page.clear_allocated());
+        assert!(!page.clear_allocated());
+        assert!(page.put_page());
+    }
+
+    #[test]
+    fn a_full_count_is_refused() {
+        let page = PageInfo::uninitialised();
+        page.assign(DomId::new(0), CountFlags::empty());
+        page.count_info.store(CountFlags::ALLOCATED.bits() | (COUNT_MASK - 1), Ordering::Relaxed);
+        assert_eq!(page.get_page(DomId::new(0)), Err(RefError::Overflow));
+    }
+}

@@ -1,0 +1,1 @@
+//! Xen's guest interface: numbers and layouts.

@@ -1,0 +1,2 @@
+//! What the test guests share.
+#![no_std]
