@@ -1,6 +1,7 @@
 //! Hypercall numbers, sub-operations and the constants they take (public/xen.h and the headers beside it).
 
-/// The first number that cannot name a domain: from here on they have meanings of their own, see [`crate::frame::DomId`].
+/// The first number that cannot name a domain: from here on they have meanings of their own, see
+/// [`crate::frame::DomId`].
 pub const DOMID_FIRST_RESERVED: u16 = crate::frame::DomId::FIRST_RESERVED;
 
 /// Bit 63 of a runstate's entry time: the area is being written.

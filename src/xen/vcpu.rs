@@ -126,7 +126,7 @@ pub struct VcpuGuestContext {
     pub kernel_ss: u64,
     /// Stack pointer for entries from user mode.
     pub kernel_sp: u64,
-    /// CR0 to CR7: `[0]` CR0, `[1]` the user mode page table, `[3]` the kernel's, `[4]` CR4; `[1]` and `[3]` hold frame << 12.
+    /// CR0 to CR7. `[1]` is the user mode page table and `[3]` the kernel's, both as frame << 12.
     pub ctrlreg: [u64; 8],
     /// DR0 to DR7.
     pub debugreg: [u64; 8],
