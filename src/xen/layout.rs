@@ -2,8 +2,9 @@
 //!
 //! They are tables of numbers and not Rust structs, because the bytes belong to a guest: it may change them at any
 //! time, so every access is a single read or write through [`PhysMem`](crate::mm::physmem::PhysMem), or goes to a
-//! private copy. Each module is one structure: a constant a field, in ascending order, and `SIZE`. The assertions beside
-//! them say that fields neither overlap nor stick out. All numbers are little-endian; what the fields are is said beside them.
+//! private copy. Each module is one structure: a constant a field, in ascending order, and `SIZE`. The assertions
+//! beside them say that fields neither overlap nor stick out. All numbers are little-endian; what the fields are is
+//! said beside them.
 
 /// What a PV guest's rsi points at when it starts (public/xen.h).
 pub mod start_info {
