@@ -90,7 +90,7 @@ fn pages_needed_change_where_a_page_is_full() {
 fn every_single_bit_is_guarded() {
     let mem = SparseMem::new();
     let pages = mfns([0x30, 0x40]);
-    let stream: Vec<u8> = (0..4106u32).map(|i| (i * i) as u8).collect();
+    let stream: Vec<u8> = (0..4104u32).map(|i| (i * i) as u8).collect();
     mem.write(pages[0].maddr(), &stream[..4096]);
     mem.write(pages[1].maddr(), &stream[4096..]);
     let root = write(&mem, &mfns([0x20]), &pages, stream.len() as u64, checksum(&stream)).unwrap();

@@ -379,3 +379,6 @@ fn in_domain<S: ByteSource + ?Sized>(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
