@@ -215,6 +215,27 @@ impl PageInfo {
         self.count_info.store((flags | CountFlags::ALLOCATED).bits() | 1, Ordering::Release);
     }
 
+    /// Writes the whole record anew. Only while nobody else can reach the frame: under the heap's lock, before the frame has an
+    /// owner or after its last reference.
+    pub fn reset(&self, count_info: u64, owner: Option<DomId>, free_order: u32) {
+        self.type_info.store(0, Ordering::Relaxed);
+        self.free_order.store(free_order, Ordering::Relaxed);
+        self.link_next.store(0, Ordering::Relaxed);
+        self.link_prev.store(0, Ordering::Relaxed);
+        self.set_owner(owner);
+        self.count_info.store(count_info, Ordering::Release);
+    }
+
+    /// True if nobody was ever told about this frame (I3): RAM that is neither claimed nor free yet.
+    pub fn is_uninitialised(&self) -> bool {
+        self.count_info.load(Ordering::Acquire) == 0 && self.owner.load(Ordering::Acquire) == 0
+    }
+
+    /// True if the frame is the heap's to give away.
+    pub fn is_free(&self) -> bool {
+        self.count_info.load(Ordering::Acquire) == CountFlags::FREE.bits()
+    }
+
     /// References now.
     pub fn count(&self) -> u64 {
         self.count_info.load(Ordering::Acquire) & COUNT_MASK
