@@ -73,6 +73,12 @@ pub const fn adjust_leaf(entry: u64) -> u64 {
     entry & !GLOBAL
 }
 
+/// True if [`adjust_leaf`] changes the present leaf.
+#[inline(always)]
+pub const fn needs_adjusting(leaf: u64) -> bool {
+    leaf & (USER | GLOBAL) != USER
+}
+
 /// The entry of a level as it goes into memory.
 #[inline(always)]
 pub const fn adjust(level: u8, entry: u64) -> u64 {
@@ -96,6 +102,7 @@ mod tests {
                 assert_eq!(adjust(level, once), once, "level {level}, {bits:#x}");
                 assert_eq!(frame_of(once), frame_of(bits | 0x1234_5000));
                 assert_eq!((once ^ bits) & (RW | PRESENT), 0);
+                assert_eq!(bits & PRESENT != 0 && needs_adjusting(bits), adjust_leaf(bits) != bits);
             }
         }
     }

@@ -83,7 +83,8 @@ impl<'a, L: PageLookup, M: PhysMem> PageTypes<'a, L, M> {
 
     /// Pins a table again after an update, with everything below it; what that took to validate.
     ///
-    /// The tables are in memory as the outgoing side left them, with all fix-ups applied, and their frames have fresh records.
+    /// The tables are in memory as the outgoing side left them, with all fix-ups applied, and their frames have fresh records. No other CPU may
+    /// touch those records meanwhile: leaves are counted without atomic exchanges, which would be more than half of the time.
     pub fn replay_pin(&self, mfn: Mfn, level: u8) -> Result<Stats, TypeError> {
         self.replaying(|| self.pin(mfn, level))
     }

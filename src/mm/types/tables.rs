@@ -1,6 +1,8 @@
 //! Checking what is in a table, and taking and dropping what its entries stand for.
 
-use super::entry::{self, CACHE_ATTRIBUTES, ENTRIES, PRESENT, RW, TABLE_DISALLOW, adjust, adjust_leaf, frame_of};
+use super::entry::{
+    self, CACHE_ATTRIBUTES, ENTRIES, PRESENT, RW, TABLE_DISALLOW, adjust, adjust_leaf, frame_of, needs_adjusting,
+};
 use super::refs::NotWritable;
 use super::{Access, Effects, PageTypes, Table, TypeError, check_descriptor};
 use crate::frame::{DomId, Maddr, Mfn};
@@ -47,17 +49,29 @@ impl<'a, L: PageLookup, M: PhysMem> PageTypes<'a, L, M> {
         Ok(())
     }
 
-    /// The hot loop of a live update's pause: nothing per entry but the references themselves.
     fn validate_l1(&self, table: &Table<'_>) -> Result<(), TypeError> {
+        if self.replay.get().is_some() {
+            self.validate_leaves(table, |leaf| self.get_leaf_alone(leaf))
+        } else {
+            self.validate_leaves(table, |leaf| self.get_leaf(leaf))
+        }
+    }
+
+    /// The hot loop of a live update's pause: nothing per entry but the references themselves.
+    #[inline(always)]
+    fn validate_leaves(
+        &self,
+        table: &Table<'_>,
+        get_leaf: impl Fn(u64) -> Result<(), TypeError>,
+    ) -> Result<(), TypeError> {
         table.page.reset_linear();
-        let mut leaves = 0;
+        let mut leaves = 0u64;
         let result = self.for_entries(table.mfn, ENTRIES, |slot, value| {
             if value & PRESENT != 0 {
-                self.get_leaf(value)?;
-                leaves += 1;
-                let adjusted = adjust_leaf(value);
-                if adjusted != value {
-                    self.mem.write_u64(slot_maddr(table.mfn, slot), adjusted);
+                get_leaf(value)?;
+                leaves = leaves.wrapping_add(1);
+                if needs_adjusting(value) {
+                    self.mem.write_u64(slot_maddr(table.mfn, slot), adjust_leaf(value));
                 }
             }
             Ok(())
@@ -142,6 +156,22 @@ impl<'a, L: PageLookup, M: PhysMem> PageTypes<'a, L, M> {
             return self.get_foreign_leaf(leaf);
         }
         self.get_leaf_type(leaf, mfn, page)
+    }
+
+    /// As [`Self::get_leaf`], for the replay after an update.
+    #[inline(always)]
+    fn get_leaf_alone(&self, leaf: u64) -> Result<(), TypeError> {
+        let mfn = frame_of(leaf);
+        let Ok(page) = self.pages.page(mfn) else { return self.get_foreign_leaf(leaf) };
+        if leaf & CACHE_ATTRIBUTES != 0 || !page.get_page_alone(self.domain.id) {
+            return self.get_foreign_leaf(leaf);
+        }
+        if leaf & RW != 0
+            && let Err(why) = self.get_writable_alone(page)
+        {
+            return Err(self.refuse_writable(mfn, page, why));
+        }
+        Ok(())
     }
 
     /// The type half of a leaf's reference; gives the general half back if it fails.
