@@ -1,4 +1,5 @@
-//! Builds the initial memory of a 64-bit PV domain as Xen's toolstack does (public/xen.h, "start-of-day memory layout").
+//! Builds the initial memory of a 64-bit PV domain as Xen's toolstack does (public/xen.h, "start-of-day memory
+//! layout").
 //!
 //! ```text
 //!  virt_base                                                                              4 MiB boundary
@@ -12,8 +13,8 @@
 //! one with MOD_START_PFN its ramdisk by pfn; both then lie behind what is mapped.
 //!
 //! Two phases: [`Layout::plan`] says where everything goes and refuses what does not fit; [`Layout::write`] cannot
-//! fail. The caller has assigned the memory to the domain and scrubbed it: what is not listed here is not written. The M2P,
-//! the types of the pages and the vCPU's registers (but for those in [`Start`]) are the caller's as well.
+//! fail. The caller has assigned the memory to the domain and scrubbed it: what is not listed here is not written. The
+//! M2P, the types of the pages and the vCPU's registers (but for those in [`Start`]) are the caller's as well.
 //!
 //! One difference to Xen: where Xen refuses a domain with less memory than the boundary asks for, here the mapping ends
 //! with the memory, as long as the 512 KiB are there. Domains of a megabyte or two are worth having.

@@ -1,8 +1,8 @@
 //! The boot page tables: how many there are, where they lie, what is in them.
 //!
 //! Two spans of virtual memory may be mapped: the boot mapping, and the p2m list where INIT_P2M puts it. Each brings
-//! its own tables, [L4][L3s][L2s][L1s] one after the other; the second span needs only those that the first does not have.
-//! A table is named by its level and its index, the virtual address divided by what such a table spans.
+//! its own tables, [L4][L3s][L2s][L1s] one after the other; the second span needs only those that the first does not
+//! have. A table is named by its level and its index, the virtual address divided by what such a table spans.
 
 use super::memory::Memory;
 use crate::frame::{Mfn, PAGE_SHIFT};
@@ -109,8 +109,8 @@ impl Tables {
         Self { boot: Mapped::new(boot, pfn, None), p2m: None }
     }
 
-    /// Adds the p2m list's mapping, which lies below the boot mapping, with its tables in pages from `pfn` on. Returns how
-    /// many they are.
+    /// Adds the p2m list's mapping, which lies below the boot mapping, with its tables in pages from `pfn` on. Returns
+    /// how many they are.
     pub(super) fn add_p2m(&mut self, span: Span, pfn: u64) -> u64 {
         let mapped = Mapped::new(span, pfn, Some(&self.boot.span));
         self.p2m = Some(mapped);
