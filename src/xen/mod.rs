@@ -5,6 +5,7 @@
 
 pub mod errno;
 pub mod hypercall;
+pub mod hypercall_page;
 pub mod layout;
 pub mod vcpu;
 
