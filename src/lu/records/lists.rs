@@ -536,16 +536,9 @@ pub fn write_grants<D: Dest>(out: &mut Writer<D>, version: u32, frames: &[Mfn]) 
 pub fn write_stages<D: Dest>(out: &mut Writer<D>, stages: &[Stage]) -> Result<(), WriteError> {
     out.open_record(LU_STAGES)?;
     for stage in stages {
-        put_item(out, stage);
+        out.put_words(&stage.encode());
     }
     out.close_record()
-}
-
-#[inline]
-fn put_item<T: Item<WORDS>, const WORDS: usize>(out: &mut impl Sink, item: &T) {
-    for word in item.encode() {
-        out.put_u64(word);
-    }
 }
 
 /// Items in a record, before a new one is begun: 1 MiB of extents. Small enough that records can be shared out among
@@ -611,7 +604,7 @@ impl<'w, D: Dest, T: Item<WORDS>, const WORDS: usize> ListWriter<'w, D, T, WORDS
         if self.in_record == 0 || self.in_record == self.limit {
             self.next_record();
         }
-        put_item(self.out, item);
+        self.out.put_words(&item.encode());
         self.in_record += 1;
         self.nr_items += 1;
     }

@@ -172,7 +172,6 @@ impl<D: Dest> Writer<D> {
 /// A record, decoded: a match over it cannot forget a type.
 ///
 /// What may be large is a view of the stream and read as it is iterated over; its items are checked then.
-#[expect(clippy::large_enum_variant, reason = "one is alive at a time, and restoring allocates as little as it can")]
 pub enum AnyRecord<'a, S: ?Sized> {
     /// [`LU_VERSION`]
     Version(LuVersion),

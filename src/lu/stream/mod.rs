@@ -192,6 +192,13 @@ pub trait Sink {
         self.put(&value.to_le_bytes());
     }
 
+    /// Appends eight bytes for each word.
+    fn put_words(&mut self, words: &[u64]) {
+        for word in words {
+            self.put_u64(*word);
+        }
+    }
+
     /// Appends zeros: reserved fields.
     fn put_zeros(&mut self, nr_bytes: usize) {
         for _ in 0..nr_bytes {
