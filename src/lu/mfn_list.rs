@@ -17,7 +17,7 @@
 //!    belongs elsewhere is noticed at once, after as many steps as a correct list has.
 //! 3. The list's own checksum is compared before any entry is believed. What is read before that is used only to read on.
 //!
-//! The outgoing side calls [`write`] as the last thing before the kimage gets its breadcrumb; the incoming side calls
+//! The outgoing side calls [`write()`] as the last thing before the kimage gets its breadcrumb; the incoming side calls
 //! [`read`] as soon as the breadcrumb was taken. Layout: docs/handover.md. Source: DESIGN §3.4.
 
 use super::stream::{ByteSource, COPY_LEN, PagedSource, StreamError, checksum, digest};

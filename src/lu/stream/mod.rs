@@ -8,7 +8,7 @@
 //! ```
 //!
 //! All numbers are little-endian. The outgoing side writes with a [`Writer`] to frames that it is given one by one, the
-//! incoming side reads the same frames with a [`Reader`] through [`PhysMem`](crate::mm::physmem::PhysMem), wherever they lie.
+//! incoming side reads the same frames with a [`Reader`] through [`PhysMem`], wherever they lie.
 //! Tools on a host use the same code over plain bytes. What the bodies hold is told in [`records`](super::records).
 //!
 //! Rules (docs/handover.md gives them in full):

@@ -270,6 +270,7 @@ fn each_rule_has_a_name() {
         (with(vcpu0 + 4..vcpu0 + 4, &[vcpu(2, up)]), VcpuNumber { due: 2, found: 2 }),
         (with(vcpu0 + 3..vcpu0 + 4, &[]), VcpusMissing { due: 2, found: 1 }),
         (with(vcpu0 + 1..vcpu0 + 3, &[]), Missing { kind: basic }),
+        (with(vcpu0 + 3..vcpu0 + 4, &[vcpu(1, up)]), Missing { kind: basic }),
         (with(vcpu0 + 1..vcpu0 + 2, &[]), Before { kind: xsave, needs: basic }),
         (with(vcpu0 + 1..vcpu0 + 2, &[blob(basic, 1, 5176)]), VcpuForeign { kind: basic, found: 1 }),
         (with(vcpu0..vcpu0, &[blob(basic, 0, 5176)]), VcpuForeign { kind: basic, found: 0 }),
