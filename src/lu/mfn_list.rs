@@ -17,7 +17,7 @@
 //!    belongs elsewhere is noticed at once, after as many steps as a correct list has.
 //! 3. The list's own checksum is compared before any entry is believed. What is read before that is used only to read on.
 //!
-//! The outgoing side calls [`write`] as the last thing before the kimage gets its breadcrumb; the incoming side calls
+//! The outgoing side calls [`write()`] as the last thing before the kimage gets its breadcrumb; the incoming side calls
 //! [`read`] as soon as the breadcrumb was taken. Layout: docs/handover.md. Source: DESIGN §3.4.
 
 use super::stream::{ByteSource, COPY_LEN, PagedSource, StreamError, checksum, digest};
@@ -65,8 +65,7 @@ mod next {
 
 const _: () = assert!(MAGIC == 0x4e46_4d6e_6578_754c && NEXT_MAGIC == 0x5453_4c6e_6578_754c);
 const _: () = assert!(VERSION == 1 && OLDEST_VERSION == 1);
-const _: () =
-    assert!(OLDEST_VERSION <= VERSION && VERSION - OLDEST_VERSION <= 1, "I10: this version and the one before");
+const _: () = assert!(OLDEST_VERSION == VERSION || OLDEST_VERSION + 1 == VERSION, "I10: this version, the one before");
 const _: () = assert!(HEADER_LEN as u64 == root::RESERVED + 8 && NEXT_HEADER_LEN as u64 == next::RESERVED + 8);
 const _: () = assert!(entries_in_root(HEADER_LEN) == 504 && ENTRIES_IN_NEXT == 508);
 
@@ -479,12 +478,11 @@ struct Runs(Vec<(Mfn, u64)>);
 impl Runs {
     fn of(frames: impl Iterator<Item = Mfn>) -> Result<Self, MfnListError> {
         let mut runs: Vec<(Mfn, u64)> = Vec::new();
-        let mut nr_frames = 0u64;
         for mfn in frames {
-            nr_frames += 1;
             match runs.last_mut() {
                 Some((start, len)) if start.checked_add(*len) == Some(mfn) => *len += 1,
                 _ => {
+                    let nr_frames = runs.len() as u64 + 1;
                     runs.try_reserve(1).map_err(|_| MfnListError::NoMemory { nr_frames })?;
                     runs.push((mfn, 1));
                 }

@@ -28,7 +28,10 @@ impl StreamVersion {
 }
 
 const _: () = assert!(StreamVersion::CURRENT.0 == 1);
-const _: () = assert!(StreamVersion::CURRENT.0 - StreamVersion::OLDEST.0 <= 1, "I10: this version and the one before");
+const _: () = assert!(
+    StreamVersion::OLDEST.0 == StreamVersion::CURRENT.0 || StreamVersion::OLDEST.0 + 1 == StreamVersion::CURRENT.0,
+    "I10: this version, the one before"
+);
 
 /// Who wrote the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -24,6 +24,7 @@
 
 mod domain;
 mod global;
+mod items;
 mod libxc;
 mod lists;
 mod text;
@@ -32,14 +33,12 @@ mod vcpu;
 
 pub use domain::{DomainBegin, DomainFlags};
 pub use global::{HostFlags, LuHost, LuLog, LuModule, LuTime, LuVersion, StreamVersion, XenPagesKind, stage};
+pub use items::{Channel, ChannelState, ExtentError, M2pBlock, Pin, SavedExtent, Stage};
 pub use libxc::{
     P2M_PFNS_PER_FRAME, P2mFrames, PvInfo, SHARED_INFO_LEN, TscInfo, VCPU_CONTEXT_LEN, VcpuBasic, VcpuXsave,
     XSAVE_AREA_LEN_MAX, XSAVE_LEN_MIN, write_p2m_frames, write_vcpu_basic, write_vcpu_xsave,
 };
-pub use lists::{
-    Channel, ChannelState, ExtentError, Grants, Item, Items, ItemsIter, ListWriter, M2pBlock, Pin, SavedExtent, Stage,
-    XenPages, write_grants, write_stages,
-};
+pub use lists::{Grants, Item, Items, ItemsIter, ListWriter, XenPages, write_grants, write_stages};
 pub use text::{Name, NameError, TEXT_LEN_MAX};
 pub use validate::{Summary, validate};
 pub use vcpu::{CallbackMasks, Callbacks, LuVcpu, Runstate, VcpuFlags, VcpuPending};
@@ -172,7 +171,6 @@ impl<D: Dest> Writer<D> {
 /// A record, decoded: a match over it cannot forget a type.
 ///
 /// What may be large is a view of the stream and read as it is iterated over; its items are checked then.
-#[expect(clippy::large_enum_variant, reason = "one is alive at a time, and restoring allocates as little as it can")]
 pub enum AnyRecord<'a, S: ?Sized> {
     /// [`LU_VERSION`]
     Version(LuVersion),

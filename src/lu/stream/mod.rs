@@ -8,7 +8,7 @@
 //! ```
 //!
 //! All numbers are little-endian. The outgoing side writes with a [`Writer`] to frames that it is given one by one, the
-//! incoming side reads the same frames with a [`Reader`] through [`PhysMem`](crate::mm::physmem::PhysMem), wherever they lie.
+//! incoming side reads the same frames with a [`Reader`] through [`PhysMem`], wherever they lie.
 //! Tools on a host use the same code over plain bytes. What the bodies hold is told in [`records`](super::records).
 //!
 //! Rules (docs/handover.md gives them in full):
@@ -190,6 +190,13 @@ pub trait Sink {
     /// Appends eight bytes.
     fn put_u64(&mut self, value: u64) {
         self.put(&value.to_le_bytes());
+    }
+
+    /// Appends eight bytes for each word.
+    fn put_words(&mut self, words: &[u64]) {
+        for word in words {
+            self.put_u64(*word);
+        }
     }
 
     /// Appends zeros: reserved fields.

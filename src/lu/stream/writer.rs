@@ -300,16 +300,18 @@ impl<D: Dest> Writer<D> {
 
     #[inline]
     fn append(&mut self, bytes: &[u8]) {
-        match self.buf.get_mut(self.buf_len..).and_then(|free| free.get_mut(..bytes.len())) {
+        let end = self.buf_len.wrapping_add(bytes.len());
+        match self.buf.get_mut(self.buf_len..end) {
             Some(place) => {
                 place.copy_from_slice(bytes);
-                self.buf_len += bytes.len();
+                self.buf_len = end;
             }
             None => self.append_through(bytes),
         }
     }
 
     /// Empties the buffer first; what would fill it again goes past it.
+    #[cold]
     fn append_through(&mut self, bytes: &[u8]) {
         self.flush();
         if self.error.is_some() {
@@ -361,5 +363,20 @@ impl<D: Dest> Sink for Writer<D> {
             return;
         }
         self.append(bytes);
+    }
+
+    /// Long lists are written by this: one look at the state of things for all words.
+    #[inline]
+    fn put_words(&mut self, words: &[u64]) {
+        let end = self.buf_len.wrapping_add(size_of_val(words));
+        match self.buf.get_mut(self.buf_len..end) {
+            Some(place) if self.error.is_none() && self.open.is_some() => {
+                for (place, word) in place.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+                    *place = word.to_le_bytes();
+                }
+                self.buf_len = end;
+            }
+            _ => words.iter().for_each(|word| self.put_u64(*word)),
+        }
     }
 }
