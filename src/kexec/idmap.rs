@@ -232,6 +232,8 @@ mod tests {
     }
 
     fn build(mem: &SparseMem, ranges: &[MfnRange], nr_frames: u64) -> Result<RelocTables, BuildError> {
+        // Free frames hold what their last owner left in them.
+        mem.write(Mfn::new(SUPPLY).maddr(), &std::vec![0xff; (nr_frames * PAGE_SIZE) as usize]);
         let mut frames = SUPPLY..SUPPLY + nr_frames;
         let supply = || frames.next().map(Mfn::new);
         RelocTables::build(mem, ranges.iter().copied(), (ALIAS, COPY), [SLOT, REGION], supply)
