@@ -259,6 +259,8 @@ proptest! {
         mem.write(Maddr::new(image_at), &file);
         mem.write(Maddr::new(0x100_0000), &vec![0xcc; 0x40_0000]);
         mem.write(Maddr::new(0x200_0000), &vec![0xdd; 0x1_0000]);
+        // Free frames hold what their last owner left in them.
+        mem.write(Mfn::new(SUPPLY).maddr(), &vec![0xee; 0x4_0000]);
         let mbi: Vec<u8> = (0..mbi_len).map(|i| (i * 5 + 3) as u8).collect();
 
         let mut kimage = stage(&mem, &placed, Maddr::new(image_at), REGION, &mbi, supply()).unwrap();
