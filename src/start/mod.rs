@@ -99,12 +99,12 @@ static BOOT_INFO: Mutex<BootInfo> = Mutex::new(BootInfo::EMPTY);
 
 #[expect(unsafe_code, reason = "symbols of boot/head.S")]
 mod symbols {
+    core::arch::global_asm!(include_str!("../../boot/head.S"));
+
     unsafe extern "C" {
         pub static boot_stack_top: u8;
     }
 }
-
-core::arch::global_asm!(include_str!("../../boot/head.S"));
 
 /// Entry from boot/head.S.
 #[unsafe(no_mangle)]
