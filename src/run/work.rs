@@ -211,8 +211,13 @@ pub fn publish_time(v: &VcpuState) {
     bytes[..4].copy_from_slice(&version.to_le_bytes());
     DirectMap.write(at, &bytes);
     DirectMap.write(at, &version.wrapping_add(1).to_le_bytes());
-    if let (true, Some(l4)) = (v.time_area_va != 0, v.kernel_l4) {
-        bytes[..4].copy_from_slice(&2u32.to_le_bytes());
-        let _ = GuestMem::new(&DirectMap, l4).write(v.time_area_va, &bytes);
-    }
+}
+
+/// Writes the clock into the copy that the guest has registered.
+pub fn publish_time_copy(v: &VcpuState) {
+    let (true, Some(l4)) = (v.time_area_va != 0, v.kernel_l4) else { return };
+    let mut bytes = [0u8; vcpu_time_info::SIZE];
+    DirectMap.read(v.info.offset(vcpu_info::TIME as u64), &mut bytes);
+    // A guest that has unmapped its area gets nothing, as with Xen.
+    let _ = GuestMem::new(&DirectMap, l4).write(v.time_area_va, &bytes);
 }
