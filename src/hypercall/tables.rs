@@ -155,8 +155,8 @@ pub fn fpu_taskswitch(c: &mut Caller<'_>, set: u64) -> Result<u64, Errno> {
     Ok(0)
 }
 
-/// First address that is not a guest's, as far as breakpoints go.
-fn is_guest_address(address: u64) -> bool {
+/// True for an address that a guest can have memory at.
+pub fn is_guest_address(address: u64) -> bool {
     use crate::xen::hypercall::pv;
     VirtAddr::try_new(address).is_ok() && !(pv::HYPERVISOR_VIRT_START..pv::HYPERVISOR_VIRT_END).contains(&address)
 }
