@@ -65,6 +65,7 @@ pub fn take_gdt(
             for mfn in mfns[..i].iter().flatten() {
                 types.put_page_and_type(*mfn);
             }
+            host.settle(&types, &vcpu.domain);
             return Err(Errno::EINVAL);
         }
     }
@@ -77,6 +78,7 @@ pub fn take_gdt(
     for mfn in old.iter().flatten() {
         types.put_page_and_type(*mfn);
     }
+    host.settle(&types, &vcpu.domain);
     Ok(0)
 }
 
@@ -164,6 +166,13 @@ pub fn is_guest_address(address: u64) -> bool {
 /// `set_debugreg(reg, value)`.
 pub fn set_debugreg(c: &mut Caller<'_>, reg: u64, value: u64) -> Result<u64, Errno> {
     let mut v = c.vcpu.state.lock();
+    put_debugreg(&mut v, reg, value)?;
+    context::load_debug_registers(&v);
+    Ok(0)
+}
+
+/// Sets a debug register of a vCPU to a value that a guest may have there.
+pub fn put_debugreg(v: &mut VcpuState, reg: u64, value: u64) -> Result<(), Errno> {
     match reg {
         0..=3 if is_guest_address(value) => v.debugreg[reg as usize] = value,
         0..=3 => return Err(Errno::EPERM),
@@ -183,8 +192,7 @@ pub fn set_debugreg(c: &mut Caller<'_>, reg: u64, value: u64) -> Result<u64, Err
         }
         _ => return Err(Errno::EINVAL),
     }
-    context::load_debug_registers(&v);
-    Ok(0)
+    Ok(())
 }
 
 /// `get_debugreg(reg)`.
