@@ -6,7 +6,8 @@
 #   rdi = magic, rsi = machine address of the information structure, rdx = machine address of the image;
 #   L4 slot 0 and slot 262 (the direct map) both map [0, 4 GiB), slot 261 maps the image at its link address.
 #
-# Nothing here may use an absolute address: the image stands wherever the loader put it, ebp/rbp holds that place.
+# Nothing here may use an absolute address: the image stands wherever the loader put it, ebp/rbp holds that place, and linker.ld
+# gives the distance of each symbol from there as `<symbol>_at`.
 
 .set MB2_MAGIC, 0xe85250d6
 .set MB1_MAGIC, 0x1badb002
@@ -77,21 +78,23 @@ head_entry32:
     # Where are we? The one word of stack that the call needs is the reserved (Multiboot2) or long since obsolete (Multiboot1)
     # second word of the information structure.
     lea esp, [ebx + 8]
-    call 1f
-1:  pop ebp
-    sub ebp, offset (1b - image_start)
+    call head_where
+.globl head_where
+head_where:
+    pop ebp
+    sub ebp, offset head_where_at
     mov edi, eax                        # magic
 
     # One table of level 3 for [0, 4 GiB), which serves slot 0 and the direct map.
-    lea eax, [ebp + (head_l2_low - image_start) + PTE_P + PTE_RW]
-    lea edx, [ebp + (head_l3_low - image_start)]
+    lea eax, [ebp + head_l2_low_at + PTE_P + PTE_RW]
+    lea edx, [ebp + head_l3_low_at]
     mov ecx, 4
 2:  mov [edx], eax
     add eax, 0x1000
     add edx, 8
     loop 2b
 
-    lea edx, [ebp + (head_l2_low - image_start)]
+    lea edx, [ebp + head_l2_low_at]
     mov eax, PTE_P + PTE_RW + PTE_PS + PTE_AD
     mov ecx, 2048
 3:  mov [edx], eax
@@ -101,21 +104,21 @@ head_entry32:
 
     # The image at its link address: L4 slot 261, L3 entry 321, L2 entries 0 and 1.
     lea eax, [ebp + PTE_P + PTE_RW + PTE_PS + PTE_AD]
-    mov [ebp + (head_l2_image - image_start)], eax
+    mov [ebp + head_l2_image_at], eax
     add eax, 0x200000
-    mov [ebp + (head_l2_image - image_start) + 8], eax
-    lea eax, [ebp + (head_l2_image - image_start) + PTE_P + PTE_RW]
-    mov [ebp + (head_l3_image - image_start) + 321*8], eax
+    mov [ebp + head_l2_image_at + 8], eax
+    lea eax, [ebp + head_l2_image_at + PTE_P + PTE_RW]
+    mov [ebp + head_l3_image_at + 321*8], eax
 
-    lea eax, [ebp + (head_l3_low - image_start) + PTE_P + PTE_RW]
-    mov [ebp + (head_l4 - image_start)], eax
-    mov [ebp + (head_l4 - image_start) + 262*8], eax
-    lea eax, [ebp + (head_l3_image - image_start) + PTE_P + PTE_RW]
-    mov [ebp + (head_l4 - image_start) + 261*8], eax
+    lea eax, [ebp + head_l3_low_at + PTE_P + PTE_RW]
+    mov [ebp + head_l4_at], eax
+    mov [ebp + head_l4_at + 262*8], eax
+    lea eax, [ebp + head_l3_image_at + PTE_P + PTE_RW]
+    mov [ebp + head_l4_at + 261*8], eax
 
     mov eax, 0x20                       # CR4.PAE alone
     mov cr4, eax
-    lea eax, [ebp + (head_l4 - image_start)]
+    lea eax, [ebp + head_l4_at]
     mov cr3, eax
     mov ecx, 0xc0000080                 # EFER: LME, NXE, SCE
     rdmsr
@@ -125,16 +128,17 @@ head_entry32:
     mov cr0, eax
 
     # Into 64-bit code, still at the machine address.
-    lea eax, [ebp + (head_gdt - image_start)]
-    mov [ebp + (head_gdtr - image_start) + 2], eax
-    lgdt [ebp + (head_gdtr - image_start)]
-    lea eax, [ebp + (head_entry64 - image_start)]
-    lea esp, [ebp + (head_far - image_start) + 8]
+    lea eax, [ebp + head_gdt_at]
+    mov [ebp + head_gdtr_at + 2], eax
+    lgdt [ebp + head_gdtr_at]
+    lea eax, [ebp + head_entry64_at]
+    lea esp, [ebp + head_far_at + 8]
     push SEL_CODE64
     push eax
     retf
 
 .code64
+.globl head_entry64
 head_entry64:
     mov eax, SEL_DATA32
     mov ss, eax
@@ -156,26 +160,34 @@ head_high:
 
 .section .data.head, "aw"
 .balign 8
+.globl head_gdt
 head_gdt:
     .quad 0
     .quad 0x00cf9b000000ffff            # 0x08: 32-bit code
     .quad 0x00cf93000000ffff            # 0x10: data
     .quad 0x00af9b000000ffff            # 0x18: 64-bit code
+.globl head_gdtr
 head_gdtr:
     .short head_gdtr - head_gdt - 1
     .long 0
     .balign 8
+.globl head_far
 head_far:
     .quad 0
 
 .section .bss.head, "aw", @nobits
 .balign 0x1000
+.globl head_l4
 head_l4: .skip 0x1000
+.globl head_l3_low
 head_l3_low: .skip 0x1000
+.globl head_l2_low
 head_l2_low: .skip 0x4000
+.globl head_l3_image
 head_l3_image: .skip 0x1000
+.globl head_l2_image
 head_l2_image: .skip 0x1000
 .globl boot_stack
-boot_stack: .skip 0x10000
+boot_stack: .skip 0x30000
 .globl boot_stack_top
 boot_stack_top:

@@ -1,7 +1,7 @@
 //! What distinguishes one build from another: its name, and what it asks of the region.
 
 use crate::frame::CHUNK_SIZE;
-use crate::kexec::image::{ElfNote, NOTE_DIGEST, NOTE_NEEDS, NOTE_VERSION, Needs};
+use crate::kexec::image::Needs;
 use crate::lu::records::StreamVersion;
 use crate::mm::frametable::ChunkEntry;
 use crate::mm::page_info::PageInfo;
@@ -35,26 +35,29 @@ pub const NEEDS: Needs = Needs {
     slot_bytes: SLOT_BYTES,
 };
 
-const fn version_bytes() -> [u8; VERSION.len()] {
-    let mut out = [0; VERSION.len()];
-    let mut i = 0;
-    while i < out.len() {
-        out[i] = VERSION.as_bytes()[i];
-        i += 1;
-    }
-    out
-}
-
+#[cfg(target_os = "none")]
 #[expect(unsafe_code, reason = "a section of its own")]
 mod notes {
     use super::*;
+    use crate::kexec::image::{ElfNote, NOTE_DIGEST, NOTE_NEEDS, NOTE_VERSION};
 
-    #[cfg_attr(target_os = "none", used, unsafe(link_section = ".note.luxen"))]
+    const fn version_bytes() -> [u8; VERSION.len()] {
+        let mut out = [0; VERSION.len()];
+        let mut i = 0;
+        while i < out.len() {
+            out[i] = VERSION.as_bytes()[i];
+            i += 1;
+        }
+        out
+    }
+
+    #[used]
+    #[unsafe(link_section = ".note.luxen")]
     pub static DIGEST: ElfNote<32> = ElfNote::new(NOTE_DIGEST, [0; 32]);
-    #[cfg_attr(target_os = "none", used, unsafe(link_section = ".note.luxen"))]
+    #[used]
+    #[unsafe(link_section = ".note.luxen")]
     pub static NEEDS_NOTE: ElfNote<48> = ElfNote::new(NOTE_NEEDS, NEEDS.encode());
-    #[cfg_attr(target_os = "none", used, unsafe(link_section = ".note.luxen"))]
+    #[used]
+    #[unsafe(link_section = ".note.luxen")]
     pub static VERSION_NOTE: ElfNote<{ VERSION.len() }> = ElfNote::new(NOTE_VERSION, version_bytes());
 }
-
-const _: () = assert!(size_of_val(&notes::DIGEST) == 12 + 8 + 32);

@@ -6,6 +6,7 @@
 //!
 //! Lines are `[seconds.micros] module: sentence`, guests' lines `(d3) text`.
 
+use crate::frame::MfnRange;
 use core::fmt::{self, Write};
 use spin::Mutex;
 
@@ -74,11 +75,12 @@ pub struct Backend {
 
 struct Log {
     ring: Option<Ring<'static>>,
+    place: Option<MfnRange>,
     backend: Option<Backend>,
     held: bool,
 }
 
-static LOG: Mutex<Log> = Mutex::new(Log { ring: None, backend: None, held: false });
+static LOG: Mutex<Log> = Mutex::new(Log { ring: None, place: None, backend: None, held: false });
 
 impl Log {
     fn flush(&mut self) {
@@ -121,7 +123,7 @@ pub fn release() {
 }
 
 /// Moves the log into memory that survives updates, behind what `ring` already holds.
-pub fn move_to(mut ring: Ring<'static>) {
+pub fn move_to(mut ring: Ring<'static>, place: MfnRange) {
     let mut log = LOG.lock();
     if let Some(early) = &log.ring {
         let (head, printed) = early.positions();
@@ -138,12 +140,18 @@ pub fn move_to(mut ring: Ring<'static>) {
         }
     }
     log.ring = Some(ring);
+    log.place = Some(place);
     log.flush();
 }
 
 /// Bytes ever written and bytes ever printed, for the stream.
 pub fn positions() -> (u64, u64) {
     LOG.lock().ring.as_ref().map_or((0, 0), Ring::positions)
+}
+
+/// Where the log is, once it is in memory that survives updates.
+pub fn place() -> Option<MfnRange> {
+    LOG.lock().place
 }
 
 /// Adds bytes as they are: guests' lines and the operator's dialogue.
@@ -166,12 +174,17 @@ impl Write for Line<'_> {
 
 /// Adds one line: use the [`log!`](crate::log!) macro.
 pub fn line(module: &str, text: fmt::Arguments<'_>) {
+    line_of(format_args!("{module}: {text}"));
+}
+
+/// Adds one line whose text names its module itself.
+pub fn line_of(text: fmt::Arguments<'_>) {
     let mut log = LOG.lock();
     let now = log.backend.map_or(0, |b| (b.now_ns)());
     if let Some(ring) = &mut log.ring {
         let micros = now / 1000;
         // The ring takes everything: writing to it has no error.
-        let _ = writeln!(Line(ring), "[{:5}.{:06}] {module}: {text}", micros / 1_000_000, micros % 1_000_000);
+        let _ = writeln!(Line(ring), "[{:5}.{:06}] {text}", micros / 1_000_000, micros % 1_000_000);
     }
     log.flush();
 }

@@ -208,10 +208,10 @@ pub fn vm_assist(c: &mut Caller<'_>, cmd: u64, kind: u64) -> Result<u64, Errno> 
     if kind >= 64 || KNOWN >> kind & 1 == 0 {
         return Err(Errno::EINVAL);
     }
-    let mut memory = c.vcpu.domain.memory.lock();
+    let domain = &c.vcpu.domain;
     match cmd {
-        assist::ENABLE => memory.vm_assist |= 1 << kind,
-        assist::DISABLE => memory.vm_assist &= !(1 << kind),
+        assist::ENABLE => domain.set_vm_assist(domain.vm_assist() | 1 << kind),
+        assist::DISABLE => domain.set_vm_assist(domain.vm_assist() & !(1 << kind)),
         _ => return Err(Errno::ENOSYS),
     }
     Ok(0)

@@ -67,7 +67,6 @@ pub fn load(vcpu: Arc<Vcpu>, frame: &mut Frame) {
             load_l4(cpu, l4);
         }
         super::work::publish_runstate(&mut v, &vcpu);
-        super::work::publish_time(&v, &vcpu);
         desc::load_gdt(gdt_va(vcpu.id));
         desc::load_ldt(gdt_va(vcpu.id) + 16 * 4096, v.ldt_entries);
         load_selector(SegmentRegister::Ds, v.ds);

@@ -11,7 +11,7 @@ use crate::x86::paging::{self, VCPU_AREA_PAGES};
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use spin::Mutex;
 
 /// Why a domain has stopped: Xen's SHUTDOWN_* numbers.
@@ -43,8 +43,6 @@ pub struct DomainMemory {
     pub max_frames: u64,
     /// Frame of its shared_info: a hypervisor page shared with it.
     pub shared_info: Mfn,
-    /// vm_assist bits.
-    pub vm_assist: u64,
 }
 
 /// vCPUs whose area one table of level 1 maps.
@@ -53,7 +51,8 @@ const VCPUS_PER_TABLE: u64 = 512 / VCPU_AREA_PAGES;
 /// The tables of slot 260 of one domain: private frames, made anew by every build.
 pub struct PerDomain {
     /// Level 3, level 2, then tables of level 1 for 16 vCPUs each.
-    tables: Vec<Block>,
+    tables: Mutex<Vec<Block>>,
+    slot: u64,
 }
 
 impl PerDomain {
@@ -70,7 +69,7 @@ impl PerDomain {
         for (i, l1) in tables[2..].iter().enumerate() {
             DirectMap.write_u64(paging::entry_at(tables[1].mfn(), i as u64), link(l1));
         }
-        let this = Self { tables };
+        let this = Self { slot: link(&tables[0]), tables: Mutex::new(tables) };
         for vcpu in 0..nr_vcpus {
             this.set_page(vcpu, 14, gdt_page.maddr().get() | paging::P | paging::RW | paging::NX | paging::AD);
         }
@@ -78,21 +77,21 @@ impl PerDomain {
     }
 
     /// The entry for slot 260.
-    pub fn slot(&self) -> u64 {
-        self.tables[0].mfn().maddr().get() | paging::P | paging::RW | 1 << 5
+    pub const fn slot(&self) -> u64 {
+        self.slot
     }
 
     /// Sets the entry of a page of a vCPU's area.
     pub fn set_page(&self, vcpu: u32, page: u64, entry: u64) {
         let at = u64::from(vcpu) * VCPU_AREA_PAGES + page;
-        if let Some(l1) = self.tables.get(2 + (at / 512) as usize) {
+        if let Some(l1) = self.tables.lock().get(2 + (at / 512) as usize) {
             DirectMap.write_u64(paging::entry_at(l1.mfn(), at % 512), entry);
         }
     }
 
-    /// The frames, to be freed.
-    pub fn into_blocks(self) -> Vec<Block> {
-        self.tables
+    /// The frames, to be freed: nothing is mapped through them any more.
+    pub fn take_blocks(&self) -> Vec<Block> {
+        core::mem::take(&mut *self.tables.lock())
     }
 }
 
@@ -122,6 +121,7 @@ pub struct Domain {
     pub rings: Rings,
     shutdown: AtomicU32,
     paused: AtomicBool,
+    vm_assist: AtomicU64,
 }
 
 /// The rings that the builder made.
@@ -171,6 +171,7 @@ impl Domain {
             rings,
             shutdown: AtomicU32::new(RUNS),
             paused: AtomicBool::new(false),
+            vm_assist: AtomicU64::new(0),
         }
     }
 
@@ -195,6 +196,16 @@ impl Domain {
     /// Holds its vCPUs back, or lets them go.
     pub fn set_paused(&self, paused: bool) {
         self.paused.store(paused, Ordering::Release);
+    }
+
+    /// vm_assist bits.
+    pub fn vm_assist(&self) -> u64 {
+        self.vm_assist.load(Ordering::Relaxed)
+    }
+
+    /// Sets the vm_assist bits.
+    pub fn set_vm_assist(&self, bits: u64) {
+        self.vm_assist.store(bits, Ordering::Relaxed);
     }
 
     /// One of its vCPUs.

@@ -133,6 +133,13 @@ impl Host {
         }
     }
 
+    /// As [`Host::settle`], for the code that drops LDTs itself.
+    pub fn settle_without_ldt(&self, types: &PageTypes<'_, Frames, DirectMap>) {
+        if types.take_effects().contains(Effects::FLUSH_TLB) {
+            paging::flush_all();
+        }
+    }
+
     /// A zeroed private frame or block, disposable at the next update; `None` without memory.
     pub fn alloc_private(&self, order: Order) -> Option<Block> {
         let block = self.frames.alloc(order)?;

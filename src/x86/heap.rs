@@ -65,11 +65,9 @@ unsafe impl GlobalAlloc for Global {
         }
         // The hook is called without the lock: it may itself log or take other locks.
         let grow = self.0.lock().grow;
-        let more = grow.and_then(|grow| grow(layout.size() + layout.align() + 4096));
-        match more {
-            Some(memory) if add(memory) => self.try_alloc(layout).map_or(core::ptr::null_mut(), NonNull::as_ptr),
-            _ => core::ptr::null_mut(),
-        }
+        let grown = grow.and_then(|grow| grow(layout.size() + layout.align() + 4096)).is_some_and(add);
+        let p = if grown { self.try_alloc(layout) } else { None };
+        p.map_or(core::ptr::null_mut(), NonNull::as_ptr)
     }
 
     unsafe fn dealloc(&self, p: *mut u8, layout: Layout) {

@@ -5,11 +5,8 @@
 
 use crate::verdict::Verdict;
 use crate::x86::{apic, debug_exit};
-use core::arch::global_asm;
 use core::fmt;
 use x86_64::registers::control::{Cr2, Cr3};
-
-global_asm!(include_str!("../../boot/traps.S"));
 
 /// Vector number that stands for `syscall`.
 pub const VECTOR_SYSCALL: u64 = 256;
@@ -48,6 +45,8 @@ const _: () = assert!(core::mem::offset_of!(Frame, vector) == 120 && core::mem::
 
 #[expect(unsafe_code, reason = "symbols of boot/traps.S and linker.ld")]
 mod symbols {
+    core::arch::global_asm!(include_str!("../../boot/traps.S"));
+
     unsafe extern "C" {
         pub static trap_stubs: u8;
         pub static guest_iretq: u8;
