@@ -331,3 +331,46 @@ pub fn load_context(v: &mut VcpuState, c: &VcpuGuestContext) {
         v.fpu.bytes_mut()[..512].copy_from_slice(&c.fpu);
     }
 }
+
+/// The public structure of a vCPU that does not run: what [`load_context`] takes, and the tables.
+pub fn context_of(v: &VcpuState, vm_assist: u64) -> Box<VcpuGuestContext> {
+    let mut c = Box::new(VcpuGuestContext::ZERO);
+    c.fpu.copy_from_slice(&v.fpu.bytes()[..512]);
+    c.flags = vgcf::I387_VALID;
+    for (on, flag) in [
+        (v.kernel_mode, vgcf::IN_KERNEL),
+        (v.callbacks.failsafe.masks_events, vgcf::FAILSAFE_DISABLES_EVENTS),
+        (v.callbacks.syscall.masks_events, vgcf::SYSCALL_DISABLES_EVENTS),
+        (v.online, vgcf::ONLINE),
+    ] {
+        if on {
+            c.flags |= flag;
+        }
+    }
+    let (u, r) = (&mut c.user_regs, &v.regs);
+    (u.r15, u.r14, u.r13, u.r12, u.rbp, u.rbx) = (r.r15, r.r14, r.r13, r.r12, r.rbp, r.rbx);
+    (u.r11, u.r10, u.r9, u.r8) = (r.r11, r.r10, r.r9, r.r8);
+    (u.rax, u.rcx, u.rdx, u.rsi, u.rdi) = (r.rax, r.rcx, r.rdx, r.rsi, r.rdi);
+    (u.rip, u.rflags, u.rsp) = (r.rip, r.rflags, r.rsp);
+    (u.cs, u.ss) = (r.cs as u16, r.ss as u16);
+    (u.ds, u.es, u.fs, u.gs) = (v.ds, v.es, v.fs, v.gs);
+    for (i, (to, from)) in c.traps.iter_mut().zip(v.traps.iter()).enumerate() {
+        (to.vector, to.flags, to.cs, to.address) = (i as u8, from.flags, from.cs, from.address);
+    }
+    (c.ldt_base, c.ldt_ents) = (v.ldt_base, v.ldt_entries.into());
+    for (to, from) in c.gdt_frames.iter_mut().zip(v.gdt_frames) {
+        *to = from.map_or(0, Mfn::get);
+    }
+    c.gdt_ents = v.gdt_entries.into();
+    (c.kernel_ss, c.kernel_sp) = (v.kernel_ss, v.kernel_sp);
+    c.ctrlreg[0] = 0x8000_0011 | if v.task_switched { 8 } else { 0 };
+    let cr3 = |l4: Option<Mfn>| l4.map_or(0, |mfn| mfn.maddr().get());
+    (c.ctrlreg[1], c.ctrlreg[3]) = (cr3(v.user_l4), cr3(v.kernel_l4));
+    c.debugreg = v.debugreg;
+    c.event_callback = v.callbacks.event.rip;
+    c.failsafe_callback = v.callbacks.failsafe.rip;
+    c.syscall_callback = v.callbacks.syscall.rip;
+    c.vm_assist = vm_assist;
+    (c.fs_base, c.gs_base_kernel, c.gs_base_user) = (v.fs_base, v.gs_base_kernel, v.gs_base_user);
+    c
+}

@@ -143,7 +143,7 @@ fn boot(magic: u32, mbi: u32, image: Maddr, entry_tsc: u64) -> Result<(), Fatal>
 
     let slot = framed.firmware.slot;
     let map = framed.firmware.map.clone();
-    let incoming = Incoming::open(&DirectMap, framed.region.range(), slot, |r| map.is_ram(r)).map_err(Fatal::Restore)?;
+    let incoming = Incoming::open(framed.region.range(), slot, |r| map.is_ram(r)).map_err(Fatal::Restore)?;
     match incoming {
         None => {
             start_clock_cold();
@@ -159,6 +159,7 @@ fn boot(magic: u32, mbi: u32, image: Maddr, entry_tsc: u64) -> Result<(), Fatal>
             incoming.note_boot(entry_tsc);
             incoming.claim_all(|range, owner| framed.claim(range, owner).map_err(Fatal::from))?;
             let plugged = framed.plug_in();
+            incoming.note_plugged();
             drop(info);
             warm(plugged, incoming, command_line.as_str(), options, features)
         }
