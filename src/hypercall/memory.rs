@@ -122,7 +122,9 @@ fn reserve(c: &mut Caller<'_>, memory: &GuestMem<'_, DirectMap>, kind: u64, star
         }
         let at = r.list.wrapping_add(i * 8);
         let done = match kind {
-            op::DECREASE_RESERVATION => memory.read_u64(at).map_err(Errno::from).and_then(|mfn| give(&domain, mfn, r.order)),
+            op::DECREASE_RESERVATION => {
+                memory.read_u64(at).map_err(Errno::from).and_then(|mfn| give(&domain, mfn, r.order))
+            }
             op::POPULATE_PHYSMAP => memory.read_u64(at).map_err(Errno::from).and_then(|pfn| {
                 let pfn = Pfn::try_new(pfn).map_err(|_| Errno::EINVAL)?;
                 let mfn = take(&domain, r.order, Some(pfn))?;

@@ -38,9 +38,8 @@ pub fn mmuext_op(c: &mut Caller<'_>, list: u64, count: u64, done_at: u64, domid:
         }
         // The memory anew each time: an operation may have changed the page tables.
         let step = c.memory().and_then(|m| Ok(m.read_array::<{ layout::SIZE }>(list.wrapping_add(i * SIZE))?));
-        let done = step.and_then(|b| {
-            one(c, field_u32(&b, layout::CMD), field_u64(&b, layout::ARG1), field_u64(&b, layout::ARG2))
-        });
+        let done = step
+            .and_then(|b| one(c, field_u32(&b, layout::CMD), field_u64(&b, layout::ARG1), field_u64(&b, layout::ARG2)));
         if let Err(e) = done {
             result = Err(e);
             break;
@@ -184,9 +183,10 @@ pub fn map_ldt(vcpu: &Vcpu) {
     let types = host.types(&vcpu.domain);
     for (i, slot) in frames.iter_mut().take(nr).enumerate().filter(|(_, slot)| slot.is_none()) {
         let at = base.wrapping_add(i as u64 * PAGE_SIZE);
-        *slot = walk(&DirectMap, l4, at).ok().map(|leaf| leaf.mfn).filter(|&mfn| {
-            types.get_page_and_type(mfn, PageType::SegDesc).is_ok()
-        });
+        *slot = walk(&DirectMap, l4, at)
+            .ok()
+            .map(|leaf| leaf.mfn)
+            .filter(|&mfn| types.get_page_and_type(mfn, PageType::SegDesc).is_ok());
     }
     host.settle_without_ldt(&types);
     if frames != held {
