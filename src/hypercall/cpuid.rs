@@ -24,7 +24,7 @@ pub fn leaf(leaf: u32, subleaf: u32) -> [u32; 4] {
             }
         }
         0x4000_0005 => [0, MADDR_WIDTH, 0, 0],
-        BASE..=MAX_LEAF => [0; 4],
+        0x4000_0004 => [0; 4],
         _ => {
             let r = cpu::cpuid(leaf, subleaf);
             let mut regs = [r.eax, r.ebx, r.ecx, r.edx];

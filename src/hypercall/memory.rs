@@ -117,7 +117,7 @@ fn reserve(c: &mut Caller<'_>, memory: &GuestMem<'_, DirectMap>, kind: u64, star
     let domain = c.vcpu.domain.clone();
     let mut i = start;
     while i < r.nr {
-        if i > start && i % BATCH == 0 && c.should_give_way() {
+        if i > start && i.is_multiple_of(BATCH) && c.should_give_way() {
             return Outcome::Again([kind | i << START_EXTENT_SHIFT, arg, 0, 0, 0]);
         }
         let at = r.list.wrapping_add(i * 8);

@@ -1,7 +1,7 @@
 //! Verdicts, and the report of each update as a table and as JSON.
 
-use comfy_table::{CellAlignment, Table};
 use comfy_table::presets;
+use comfy_table::{CellAlignment, Table};
 use indexmap::{IndexMap, IndexSet};
 use serde::{Deserialize, Serialize};
 use std::fmt;

@@ -18,7 +18,9 @@ pub fn all() -> Vec<Scenario> {
             .memory("6G")
             .grub()
             .says(r"domain: .*\[0x1[0-9a-f]{8}, "),
-        Scenario::new("boot-no-guests", "a machine without a guest boots and ends").options(PLAIN).says("ledger: total "),
+        Scenario::new("boot-no-guests", "a machine without a guest boots and ends")
+            .options(PLAIN)
+            .says("ledger: total "),
         Scenario::new("boot-unknown-option", "an unknown option is named, and ignored")
             .options(PLAIN)
             .options("frobnicate=1")
@@ -29,8 +31,12 @@ pub fn all() -> Vec<Scenario> {
             .options("lu-every=soon")
             .guests([Guest::new("pulse", "16M")])
             .says("lu-every=: the value `soon`"),
-        bad_module("boot-module-no-class", "a module that does not say what it is is left alone", "gest name=x memory=16M")
-            .says("says what the module is"),
+        bad_module(
+            "boot-module-no-class",
+            "a module that does not say what it is is left alone",
+            "gest name=x memory=16M",
+        )
+        .says("says what the module is"),
         bad_module("boot-module-bad-size", "a guest with a size that is none is not made", "guest name=x memory=lots")
             .says("memory=lots is not a size"),
         bad_module("boot-module-too-large", "a guest larger than the machine is not made", "guest name=x memory=64G")

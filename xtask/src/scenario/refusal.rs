@@ -11,9 +11,19 @@ pub fn all() -> Vec<Scenario> {
         refused("refuse-absent", "there is no next image", "lu: refused: "),
         damaged("refuse-truncated", "the next image is cut off", Damage::Truncated, "truncated"),
         damaged("refuse-flipped", "one bit of the next image is another", Damage::Flipped, "damaged: its digest"),
-        damaged("refuse-not-multiboot2", "the next image has no Multiboot2 header", Damage::NotMultiboot2, "no valid Multiboot2 header"),
+        damaged(
+            "refuse-not-multiboot2",
+            "the next image has no Multiboot2 header",
+            Damage::NotMultiboot2,
+            "no valid Multiboot2 header",
+        ),
         damaged("refuse-too-large", "the next image does not fit its slot", Damage::TooLarge, "too large for its slot"),
-        damaged("refuse-undigested", "the next image does not carry its digest", Damage::Undigested, "no note of owner luxen"),
+        damaged(
+            "refuse-undigested",
+            "the next image does not carry its digest",
+            Damage::Undigested,
+            "no note of owner luxen",
+        ),
         damaged("refuse-garbage", "the next image is no ELF file", Damage::Garbage, "not an ELF file"),
         refused("refuse-deadline", "the guests cannot be stopped by the deadline", "lu: (aborted|refused): ")
             .options("lu-deadline=0")

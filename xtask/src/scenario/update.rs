@@ -11,21 +11,32 @@ pub fn all() -> Vec<Scenario> {
             .guests(job::guests())
             .says("update 50$")
             .limit(240),
-        update("update-back-to-back", "the second update starts as soon as the first is over", 2, 0).guests(job::guests()),
+        update("update-back-to-back", "the second update starts as soon as the first is over", 2, 0)
+            .guests(job::guests()),
         update("update-no-guests", "the hypervisor alone goes from build to build", 4, 20),
         update("update-256m", "three updates in 256 MiB", 3, 50).memory("256M").guests(job::guests()),
         update("update-3g", "three updates in 3 GiB", 3, 50).memory("3G").guests(job::guests()),
-        update("update-6g", "three updates in 6 GiB, with a guest above the hole", 3, 50).memory("6G").guests(job::guests()),
+        update("update-6g", "three updates in 6 GiB, with a guest above the hole", 3, 50)
+            .memory("6G")
+            .guests(job::guests()),
         update("update-mid-hypercall", "updates all the time while page tables are pinned and switched", 20, 7)
             .guests([Guest::new("tables", "32M"), Guest::new("tables", "32M").named("tables-2")]),
         update("update-mid-fault", "updates all the time while guests take faults and bounce them", 20, 3)
             .guests([Guest::new("tables", "16M"), Guest::new("memory", "32M")]),
-        update("update-blocked", "the only guest sleeps between its ticks, so it is blocked when the update comes", 5, 33)
-            .guests([Guest::new("pulse", "16M")]),
+        update(
+            "update-blocked",
+            "the only guest sleeps between its ticks, so it is blocked when the update comes",
+            5,
+            33,
+        )
+        .guests([Guest::new("pulse", "16M")]),
         update("update-events-in-flight", "events and console rings go on, none lost, none doubled", 20, 11)
             .guests(job::events_pair(1)),
         update("update-while-shutting-down", "guests that end by themselves in the middle of ten updates", 10, 10)
-            .guests([105, 125, 145, 165, 185].map(|ms| Guest::new("pulse", "4M").named(format!("p{ms}")).line(format!("run={ms}"))))
+            .guests(
+                [105, 125, 145, 165, 185]
+                    .map(|ms| Guest::new("pulse", "4M").named(format!("p{ms}")).line(format!("run={ms}"))),
+            )
             .guests([Guest::new("memory", "16M")]),
         update("update-after-end", "a domain that ended before the update stays ended and its memory is free", 2, 50)
             .options("lu-first=600")
