@@ -3,6 +3,7 @@
 //! -EPERM, a table or descriptor that is wrong in itself is -EINVAL.
 
 use luxen_guests::abi::{Errno, HYPERVISOR_SLOTS, MmuUpdate, PAGE_SIZE, Reservation, op};
+use luxen_guests::machine::console;
 use luxen_guests::machine::hypercall::{self, mmuext, write_entry};
 use luxen_guests::machine::memory::{self, Window};
 use luxen_guests::pte;
@@ -95,9 +96,12 @@ pub fn try_all(space: &Space, loose: u64, gdt: u64, region: Option<u64>) {
     }
 }
 
-/// The hypervisor writes to the console ring as long as the domain lives: also while the guest does not map it, it is neither a page
-/// table nor to be given back.
+/// The hypervisor writes to the console ring as long as the domain lives: also while the guest does not map it, and nothing in it
+/// is against it, it is neither a page table nor to be given back.
 fn try_console_ring() {
+    if !console::clear() {
+        return;
+    }
     let ring = memory::start_info().console_mfn;
     let va = memory::boot_va(ring);
     granted(hypercall::update_va_mapping(va, 0), "unmapping of the console ring");
