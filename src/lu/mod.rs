@@ -4,3 +4,11 @@ pub mod breadcrumb;
 pub mod mfn_list;
 pub mod records;
 pub mod stream;
+pub mod needs;
+
+#[cfg(target_os = "none")]
+pub mod restore;
+#[cfg(target_os = "none")]
+pub mod save;
+#[cfg(target_os = "none")]
+pub mod update;

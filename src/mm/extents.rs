@@ -1,1 +1,350 @@
-//! A domain's memory as extents.
+//! A domain's memory as extents: runs of frames whose guest numbers run alongside.
+//!
+//! The map is kept by machine frame, since that is what the guest names when it changes its M2P entries, and what restore claims. Neighbours
+//! that continue each other in both numbers are one extent, always: so what a save writes and a restore claims follows how the
+//! domain's memory lies, not how it came about.
+
+use crate::frame::{Mfn, MfnRange, Pfn};
+use alloc::collections::BTreeMap;
+use core::fmt;
+
+/// A run of frames of a domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// The first frame.
+    pub mfn: Mfn,
+    /// The guest's number for the first frame, the others follow; nothing if the guest has none for any of them.
+    pub pfn: Option<Pfn>,
+    /// Frames in it.
+    pub nr_frames: u64,
+}
+
+impl Extent {
+    /// The machine frames.
+    pub fn range(&self) -> MfnRange {
+        MfnRange::new(self.mfn, self.nr_frames)
+    }
+
+    /// The part of it from the frame `at` on, and what is before that.
+    fn cut(self, at: Mfn) -> (Option<Self>, Option<Self>) {
+        let nr_before = at.get().saturating_sub(self.mfn.get()).min(self.nr_frames);
+        let part = |skip: u64, nr_frames: u64| {
+            (nr_frames > 0).then(|| Self {
+                mfn: self.mfn.offset(skip),
+                pfn: self.pfn.map(|pfn| pfn.offset(skip)),
+                nr_frames,
+            })
+        };
+        (part(0, nr_before), part(nr_before, self.nr_frames - nr_before))
+    }
+
+    /// True if `next` begins where this ends, in both numbers.
+    fn continues_in(&self, next: &Self) -> bool {
+        let pfn_continues = match (self.pfn, next.pfn) {
+            (Some(pfn), Some(next)) => pfn.get() + self.nr_frames == next.get(),
+            (None, None) => true,
+            _ => false,
+        };
+        pfn_continues && self.mfn.get() + self.nr_frames == next.mfn.get()
+    }
+}
+
+/// Why a map of extents was not changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExtentError {
+    /// The frames, or their guest numbers, end behind the last there can be.
+    OutOfRange {
+        /// First frame.
+        mfn: Mfn,
+        /// Frames in the extent.
+        nr_frames: u64,
+    },
+    /// A frame is the domain's already.
+    Present {
+        /// The first such frame.
+        mfn: Mfn,
+    },
+    /// A frame is not the domain's.
+    Absent {
+        /// The first such frame.
+        mfn: Mfn,
+    },
+}
+
+impl fmt::Display for ExtentError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OutOfRange { mfn, nr_frames } => write!(f, "{nr_frames} frames from {mfn} on are too many"),
+            Self::Present { mfn } => write!(f, "frame {mfn} is the domain's already"),
+            Self::Absent { mfn } => write!(f, "frame {mfn} is not the domain's"),
+        }
+    }
+}
+
+/// A domain's memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExtentMap {
+    /// By first machine frame: first guest frame and length.
+    extents: BTreeMap<u64, (Option<Pfn>, u64)>,
+    nr_frames: u64,
+}
+
+impl ExtentMap {
+    /// A map of nothing.
+    pub const fn new() -> Self {
+        Self { extents: BTreeMap::new(), nr_frames: 0 }
+    }
+
+    /// Frames in all extents.
+    pub const fn nr_frames(&self) -> u64 {
+        self.nr_frames
+    }
+
+    /// Extents.
+    pub fn nr_extents(&self) -> usize {
+        self.extents.len()
+    }
+
+    /// The extents, by machine frame.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = Extent> + '_ {
+        self.extents.iter().map(|(&mfn, &(pfn, nr_frames))| Extent { mfn: Mfn::new(mfn), pfn, nr_frames })
+    }
+
+    /// The extent that a frame is in.
+    pub fn extent_of(&self, mfn: Mfn) -> Option<Extent> {
+        self.last_at_or_before(mfn).filter(|extent| extent.range().contains(mfn))
+    }
+
+    /// The guest's number for a frame: outer nothing if the frame is not the domain's, inner nothing if the guest has none for it.
+    pub fn lookup(&self, mfn: Mfn) -> Option<Option<Pfn>> {
+        let extent = self.extent_of(mfn)?;
+        Some(extent.pfn.map(|pfn| pfn.offset(mfn.get() - extent.mfn.get())))
+    }
+
+    /// Adds frames that the domain does not have yet. Nothing has changed on an error.
+    pub fn insert(&mut self, pfn: Option<Pfn>, mfn: Mfn, nr_frames: u64) -> Result<(), ExtentError> {
+        let out_of_range = ExtentError::OutOfRange { mfn, nr_frames };
+        let range = MfnRange::try_new(mfn, nr_frames).map_err(|_| out_of_range)?;
+        let Some(last) = nr_frames.checked_sub(1) else { return Ok(()) };
+        if pfn.is_some_and(|pfn| pfn.checked_add(last).is_none()) {
+            return Err(out_of_range);
+        }
+        if self.extent_of(mfn).is_some() {
+            return Err(ExtentError::Present { mfn });
+        }
+        if let Some((&mfn, _)) = self.extents.range(range.start()..range.end()).next() {
+            return Err(ExtentError::Present { mfn: Mfn::new(mfn) });
+        }
+        self.put(Extent { mfn, pfn, nr_frames });
+        self.nr_frames += nr_frames;
+        Ok(())
+    }
+
+    /// Takes frames away, all of which the domain has; they may lie in several extents. Nothing has changed on an error.
+    pub fn remove(&mut self, mfn: Mfn, nr_frames: u64) -> Result<(), ExtentError> {
+        let range = MfnRange::try_new(mfn, nr_frames).map_err(|_| ExtentError::OutOfRange { mfn, nr_frames })?;
+        let mut at = range.start();
+        while at < range.end() {
+            let absent = ExtentError::Absent { mfn: Mfn::new(at) };
+            at = self.extent_of(Mfn::new(at)).ok_or(absent)?.range().end();
+        }
+        let mut at = range.start();
+        while let Some(extent) = (at < range.end()).then(|| self.extent_of(Mfn::new(at))).flatten() {
+            self.extents.remove(&extent.mfn.get());
+            let (before, _) = extent.cut(mfn);
+            // A range that ends at the last frame there is has nothing behind it.
+            let behind = Mfn::try_new(range.end()).ok().and_then(|end| extent.cut(end).1);
+            for rest in [before, behind].into_iter().flatten() {
+                self.extents.insert(rest.mfn.get(), (rest.pfn, rest.nr_frames));
+            }
+            at = extent.range().end();
+        }
+        self.nr_frames -= nr_frames;
+        Ok(())
+    }
+
+    /// Changes the guest's number for one frame that the domain has.
+    pub fn set_pfn(&mut self, mfn: Mfn, pfn: Option<Pfn>) -> Result<(), ExtentError> {
+        let extent = self.extent_of(mfn).ok_or(ExtentError::Absent { mfn })?;
+        if extent.pfn.map(|first| first.offset(mfn.get() - extent.mfn.get())) == pfn {
+            return Ok(());
+        }
+        self.extents.remove(&extent.mfn.get());
+        let (before, rest) = extent.cut(mfn);
+        let behind = rest.and_then(|rest| rest.cut(mfn.checked_add(1)?).1);
+        for rest in [before, behind].into_iter().flatten() {
+            self.extents.insert(rest.mfn.get(), (rest.pfn, rest.nr_frames));
+        }
+        self.put(Extent { mfn, pfn, nr_frames: 1 });
+        Ok(())
+    }
+
+    fn last_at_or_before(&self, mfn: Mfn) -> Option<Extent> {
+        let (&mfn, &(pfn, nr_frames)) = self.extents.range(..=mfn.get()).next_back()?;
+        Some(Extent { mfn: Mfn::new(mfn), pfn, nr_frames })
+    }
+
+    /// Puts an extent where none is, together with the neighbours that continue it.
+    fn put(&mut self, extent: Extent) {
+        let mut extent = extent;
+        if let Some(before) = self.last_at_or_before(extent.mfn)
+            && before.continues_in(&extent)
+        {
+            extent = Extent { nr_frames: before.nr_frames + extent.nr_frames, ..before };
+        }
+        let end = extent.mfn.get() + extent.nr_frames;
+        if let Some(&(pfn, nr_frames)) = self.extents.get(&end)
+            && extent.continues_in(&Extent { mfn: Mfn::new(end), pfn, nr_frames })
+        {
+            self.extents.remove(&end);
+            extent.nr_frames += nr_frames;
+        }
+        self.extents.insert(extent.mfn.get(), (extent.pfn, extent.nr_frames));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::vec::Vec;
+
+    fn mfn(n: u64) -> Mfn {
+        Mfn::new(n)
+    }
+
+    fn pfn(n: u64) -> Option<Pfn> {
+        Some(Pfn::new(n))
+    }
+
+    fn all(map: &ExtentMap) -> Vec<(u64, Option<u64>, u64)> {
+        map.iter().map(|e| (e.mfn.get(), e.pfn.map(Pfn::get), e.nr_frames)).collect()
+    }
+
+    #[test]
+    fn neighbours_are_joined_only_if_both_numbers_continue() {
+        let mut map = ExtentMap::new();
+        map.insert(pfn(10), mfn(100), 2).unwrap();
+        map.insert(pfn(14), mfn(104), 2).unwrap();
+        map.insert(pfn(12), mfn(102), 2).unwrap();
+        assert_eq!(all(&map), [(100, Some(10), 6)]);
+        map.insert(pfn(17), mfn(106), 1).unwrap();
+        map.insert(None, mfn(107), 1).unwrap();
+        map.insert(None, mfn(108), 1).unwrap();
+        assert_eq!(all(&map), [(100, Some(10), 6), (106, Some(17), 1), (107, None, 2)]);
+        assert_eq!((map.nr_frames(), map.nr_extents()), (9, 3));
+    }
+
+    #[test]
+    fn what_is_there_twice_or_not_at_all_is_named() {
+        let mut map = ExtentMap::new();
+        map.insert(pfn(0), mfn(100), 4).unwrap();
+        let before = map.clone();
+        assert_eq!(map.insert(None, mfn(98), 4), Err(ExtentError::Present { mfn: mfn(100) }));
+        assert_eq!(map.insert(None, mfn(103), 1), Err(ExtentError::Present { mfn: mfn(103) }));
+        assert_eq!(map.remove(mfn(102), 4), Err(ExtentError::Absent { mfn: mfn(104) }));
+        assert_eq!(map.set_pfn(mfn(99), None), Err(ExtentError::Absent { mfn: mfn(99) }));
+        assert_eq!(map, before);
+    }
+
+    #[test]
+    fn the_last_numbers_there_are_can_be_used_and_no_more() {
+        let last = Mfn::LIMIT - 1;
+        let mut map = ExtentMap::new();
+        assert!(matches!(map.insert(None, mfn(last), 2), Err(ExtentError::OutOfRange { .. })));
+        assert!(matches!(map.insert(pfn(last), mfn(0), 2), Err(ExtentError::OutOfRange { .. })));
+        assert!(matches!(map.insert(None, mfn(1), u64::MAX), Err(ExtentError::OutOfRange { .. })));
+        map.insert(pfn(last), mfn(last), 1).unwrap();
+        assert_eq!(map.lookup(mfn(last)), Some(pfn(last)));
+        map.set_pfn(mfn(last), pfn(3)).unwrap();
+        map.remove(mfn(last), 1).unwrap();
+        assert_eq!(map, ExtentMap::new());
+    }
+
+    #[test]
+    fn nothing_can_be_added_and_taken() {
+        let mut map = ExtentMap::new();
+        map.insert(pfn(0), mfn(0), 0).unwrap();
+        map.remove(mfn(0), 0).unwrap();
+        assert_eq!(map, ExtentMap::new());
+    }
+
+    #[derive(Clone, Debug)]
+    enum Action {
+        Insert(Option<u64>, u64, u64),
+        Remove(u64, u64),
+        SetPfn(u64, Option<u64>),
+    }
+
+    fn action() -> impl Strategy<Value = Action> {
+        let pfn = || prop_oneof![3 => (0u64..64).prop_map(Some), 1 => Just(None)];
+        prop_oneof![
+            (pfn(), 0u64..64, 0u64..8).prop_map(|(p, m, n)| Action::Insert(p, m, n)),
+            // Guest numbers that run along, so that neighbours are joined.
+            (0u64..64, 0u64..8).prop_map(|(m, n)| Action::Insert(Some(m + 100), m, n)),
+            (0u64..64, 0u64..8).prop_map(|(m, n)| Action::Remove(m, n)),
+            (0u64..64, pfn()).prop_map(|(m, p)| Action::SetPfn(m, p)),
+            (0u64..64).prop_map(|m| Action::SetPfn(m, Some(m + 100))),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn the_map_is_its_model(actions in proptest::collection::vec(action(), 1..120)) {
+            let mut map = ExtentMap::new();
+            // Machine frame to guest frame; u64::MAX for none.
+            let mut model = BTreeMap::<u64, u64>::new();
+            for action in actions {
+                let at = |p: Option<u64>, i: u64| p.map_or(u64::MAX, |p| p + i);
+                match action {
+                    Action::Insert(p, m, n) => {
+                        let expected = match (m..m + n).find(|m| model.contains_key(m)) {
+                            Some(m) => Err(ExtentError::Present { mfn: mfn(m) }),
+                            None => {
+                                model.extend((0..n).map(|i| (m + i, at(p, i))));
+                                Ok(())
+                            }
+                        };
+                        prop_assert_eq!(map.insert(p.map(Pfn::new), mfn(m), n), expected);
+                    }
+                    Action::Remove(m, n) => {
+                        let expected = match (m..m + n).find(|m| !model.contains_key(m)) {
+                            Some(m) => Err(ExtentError::Absent { mfn: mfn(m) }),
+                            None => {
+                                model.retain(|&at, _| !(m..m + n).contains(&at));
+                                Ok(())
+                            }
+                        };
+                        prop_assert_eq!(map.remove(mfn(m), n), expected);
+                    }
+                    Action::SetPfn(m, p) => {
+                        let expected = match model.get_mut(&m) {
+                            Some(found) => {
+                                *found = at(p, 0);
+                                Ok(())
+                            }
+                            None => Err(ExtentError::Absent { mfn: mfn(m) }),
+                        };
+                        prop_assert_eq!(map.set_pfn(mfn(m), p.map(Pfn::new)), expected);
+                    }
+                }
+                let flat: BTreeMap<u64, u64> = map
+                    .iter()
+                    .flat_map(|e| (0..e.nr_frames).map(move |i| (e.mfn.get() + i, at(e.pfn.map(Pfn::get), i))))
+                    .collect();
+                prop_assert_eq!(&flat, &model);
+                prop_assert_eq!(map.nr_frames(), model.len() as u64);
+                let continues = |q: u64, p: u64| if q == u64::MAX { p == q } else { q + 1 == p };
+                let joined = model
+                    .iter()
+                    .filter(|&(&m, &p)| m > 0 && model.get(&(m - 1)).is_some_and(|&q| continues(q, p)))
+                    .count();
+                prop_assert_eq!(map.nr_extents(), model.len() - joined);
+                for m in 0..80 {
+                    let expected = model.get(&m).map(|&p| (p != u64::MAX).then(|| Pfn::new(p)));
+                    prop_assert_eq!(map.lookup(mfn(m)), expected);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! Table and heap under one lock: what the kernel holds once, for ever.
+
+use super::{
+    ChunkEntry, ClaimError, Fill, FrameState, FrameTable, GetPageError, InitError, ReleaseError, SplitPool, SplitSlab,
+    packed,
+};
+use crate::frame::{DomId, Mfn, MfnRange, Order};
+use crate::mm::buddy::{Block, DomBlock, Heap, HeapStats, InsertError, IntoDomainRefused, MapSplits, ValidateError};
+use crate::mm::ledger::Ledger;
+use crate::mm::page_info::{CountFlags, NoPage, PageInfo, PageLookup};
+
+/// All frames of the machine. Its lock is the innermost one: whoever holds it takes no other.
+pub struct Frames {
+    table: FrameTable,
+    heap: spin::Mutex<Heap>,
+}
+
+/// The frames, locked: for many operations in a row.
+pub struct LockedFrames<'a> {
+    table: &'a FrameTable,
+    heap: spin::MutexGuard<'a, Heap>,
+}
+
+impl Frames {
+    /// Frames of which nothing is known yet. `entries` has one for each 2 MiB from address 0 on, all zero. `slabs` are empty and nobody
+    /// else's; [`NR_SLABS`](super::NR_SLABS) of them are enough.
+    pub const fn new(entries: &'static [ChunkEntry], slabs: &'static [SplitSlab]) -> Self {
+        Self { table: FrameTable::new(entries, slabs), heap: spin::Mutex::new(Heap::new(slabs)) }
+    }
+
+    /// Takes the lock for several operations.
+    pub fn lock(&self) -> LockedFrames<'_> {
+        LockedFrames { table: &self.table, heap: self.heap.lock() }
+    }
+
+    /// The table, to read.
+    pub fn table(&self) -> &FrameTable {
+        &self.table
+    }
+
+    /// What a frame is.
+    pub fn state_of(&self, mfn: Mfn) -> FrameState {
+        self.table.state_of(mfn)
+    }
+
+    /// Who owns a frame, if anybody does.
+    pub fn owner_of(&self, mfn: Mfn) -> Option<DomId> {
+        self.table.owner_of(mfn)
+    }
+
+    /// See [`FrameTable::claim`].
+    pub fn claim(&self, range: MfnRange, owner: DomId) -> Result<(), ClaimError> {
+        self.lock().claim(range, owner)
+    }
+
+    /// See [`Heap::release`].
+    pub fn release(&self, range: MfnRange, owner: DomId) -> Result<(), ReleaseError> {
+        self.lock().release(range, owner)
+    }
+
+    /// See [`Heap::relinquish`].
+    pub fn relinquish(&self, range: MfnRange, owner: DomId) -> Result<u64, ReleaseError> {
+        self.lock().relinquish(range, owner)
+    }
+
+    /// See [`Heap::plug_in`].
+    pub fn plug_in(&self, map: MapSplits) -> u64 {
+        self.lock().plug_in(map)
+    }
+
+    /// See [`Heap::alloc`].
+    pub fn alloc(&self, order: Order) -> Option<Block> {
+        self.lock().alloc(order)
+    }
+
+    /// See [`Heap::alloc_below`].
+    pub fn alloc_below(&self, order: Order, limit: u64) -> Option<Block> {
+        self.lock().alloc_below(order, limit)
+    }
+
+    /// See [`Heap::free`].
+    pub fn free(&self, block: Block) {
+        self.lock().free(block);
+    }
+
+    /// See [`Heap::split`].
+    pub fn split(&self, block: Block) -> Result<(Block, Block), Block> {
+        self.lock().split(block)
+    }
+
+    /// Gives a block to a domain. See [`Heap::into_domain`].
+    pub fn into_domain(&self, block: Block, owner: DomId) -> Result<DomBlock, IntoDomainRefused> {
+        self.lock().into_domain(block, owner, CountFlags::empty())
+    }
+
+    /// Gives a block to a domain, with flags. See [`Heap::into_domain`].
+    pub fn into_domain_with(
+        &self,
+        block: Block,
+        owner: DomId,
+        flags: CountFlags,
+    ) -> Result<DomBlock, IntoDomainRefused> {
+        self.lock().into_domain(block, owner, flags)
+    }
+
+    /// The record of a frame, with a reference taken for `owner`. In contrast to [`PageLookup::page`] and then [`PageInfo::get_page`], nobody can
+    /// free the frame in between.
+    pub fn get_page(&self, mfn: Mfn, owner: DomId) -> Result<&PageInfo, GetPageError> {
+        let mut locked = self.lock();
+        let page = locked.page(mfn).map_err(GetPageError::NoPage)?;
+        page.get_page(owner).map_err(GetPageError::Ref)?;
+        Ok(page)
+    }
+
+    /// All frames of the table, counted by what they are (I8).
+    pub fn ledger(&self) -> Ledger {
+        self.lock().ledger()
+    }
+
+    /// See [`Heap::stats`].
+    pub fn stats(&self) -> HeapStats {
+        self.lock().stats()
+    }
+
+    /// See [`Heap::validate`].
+    pub fn validate(&self) -> Result<(), ValidateError> {
+        self.lock().validate()
+    }
+}
+
+impl LockedFrames<'_> {
+    /// The pool of page records, to feed it during boot.
+    pub fn pool(&mut self) -> &mut SplitPool {
+        self.heap.pool()
+    }
+
+    /// See [`FrameTable::init_ram`].
+    pub fn init_ram(&mut self, range: MfnRange) -> Result<(), InitError> {
+        match self.table.init_ram(self.heap.pool(), range) {
+            Err(InitError::NoRecords { needed, .. }) if self.heap.reserve_splits(self.table, needed) => {
+                self.table.init_ram(self.heap.pool(), range)
+            }
+            done => done,
+        }
+    }
+
+    /// See [`FrameTable::init_region`].
+    pub fn init_region(&mut self, range: MfnRange) -> Result<(), InitError> {
+        self.table.init_region(range)
+    }
+
+    /// See [`FrameTable::init_image`].
+    pub fn init_image(&mut self, range: MfnRange) -> Result<(), InitError> {
+        self.table.init_image(range)
+    }
+
+    /// See [`FrameTable::claim`]. Once the heap has memory it provides the page records.
+    pub fn claim(&mut self, range: MfnRange, owner: DomId) -> Result<(), ClaimError> {
+        match self.table.claim(self.heap.pool(), range, owner) {
+            Err(ClaimError::NoRecords { needed, .. }) if self.heap.reserve_splits(self.table, needed) => {
+                self.table.claim(self.heap.pool(), range, owner)
+            }
+            done => done,
+        }
+    }
+
+    /// See [`Heap::release`].
+    pub fn release(&mut self, range: MfnRange, owner: DomId) -> Result<(), ReleaseError> {
+        self.heap.release(self.table, range, owner)
+    }
+
+    /// See [`Heap::relinquish`].
+    pub fn relinquish(&mut self, range: MfnRange, owner: DomId) -> Result<u64, ReleaseError> {
+        self.heap.relinquish(self.table, range, owner)
+    }
+
+    /// See [`Heap::plug_in`].
+    pub fn plug_in(&mut self, map: MapSplits) -> u64 {
+        self.heap.plug_in(self.table, map)
+    }
+
+    /// See [`Heap::insert`].
+    pub fn insert(&mut self, range: MfnRange) -> Result<(), InsertError> {
+        self.heap.insert(self.table, range)
+    }
+
+    /// See [`Heap::alloc`].
+    pub fn alloc(&mut self, order: Order) -> Option<Block> {
+        self.heap.alloc(self.table, order)
+    }
+
+    /// See [`Heap::alloc_below`].
+    pub fn alloc_below(&mut self, order: Order, limit: u64) -> Option<Block> {
+        self.heap.alloc_below(self.table, order, limit)
+    }
+
+    /// See [`Heap::free`].
+    pub fn free(&mut self, block: Block) {
+        self.heap.free(self.table, block);
+    }
+
+    /// See [`Heap::split`].
+    pub fn split(&mut self, block: Block) -> Result<(Block, Block), Block> {
+        self.heap.split(self.table, block)
+    }
+
+    /// See [`Heap::into_domain`].
+    pub fn into_domain(
+        &mut self,
+        block: Block,
+        owner: DomId,
+        flags: CountFlags,
+    ) -> Result<DomBlock, IntoDomainRefused> {
+        self.heap.into_domain(self.table, block, owner, flags)
+    }
+
+    /// See [`Heap::free_unreferenced`].
+    pub fn free_unreferenced(&mut self, mfn: Mfn) -> Result<(), FrameState> {
+        self.heap.free_unreferenced(self.table, mfn)
+    }
+
+    /// See [`Heap::drain`].
+    pub fn drain(&mut self) {
+        self.heap.drain(self.table);
+    }
+
+    /// All frames of the table, counted by what they are (I8).
+    pub fn ledger(&self) -> Ledger {
+        Ledger::count(self.table, self.table.nr_frames())
+    }
+
+    /// See [`Heap::stats`].
+    pub fn stats(&self) -> HeapStats {
+        self.heap.stats()
+    }
+
+    /// See [`Heap::validate`].
+    pub fn validate(&self) -> Result<(), ValidateError> {
+        self.heap.validate(self.table)
+    }
+
+    fn page(&mut self, mfn: Mfn) -> Result<&'static PageInfo, NoPage> {
+        let chunk = mfn.chunk() as usize;
+        let entry = self.table.entries().get(chunk).ok_or(NoPage::NotRam)?;
+        if entry.word() & packed::KIND == packed::OWNED
+            && let FrameState::Owned { owner } = self.table.state_of(mfn)
+            && owner != DomId::IO
+        {
+            if !self.heap.reserve_splits(self.table, 1) {
+                return Err(NoPage::NoMemory);
+            }
+            self.table.split(self.heap.pool(), chunk, Fill::Owned(owner)).ok_or(NoPage::NoMemory)?;
+        }
+        record_of(self.table, mfn)
+    }
+}
+
+/// A domain's frame's record, if the chunk is split.
+fn record_of(table: &FrameTable, mfn: Mfn) -> Result<&'static PageInfo, NoPage> {
+    match table.record(mfn) {
+        Some(page) => match page.owner() {
+            Some(owner) if owner == DomId::IO => Err(NoPage::NotRam),
+            Some(_) => Ok(page),
+            None => Err(NoPage::NotOwned),
+        },
+        None => match table.state_of(mfn) {
+            FrameState::NotRam | FrameState::Owned { .. } => Err(NoPage::NotRam),
+            _ => Err(NoPage::NotOwned),
+        },
+    }
+}
+
+impl PageLookup for Frames {
+    fn page(&self, mfn: Mfn) -> Result<&PageInfo, NoPage> {
+        let entry = self.table.entries().get(mfn.chunk() as usize).ok_or(NoPage::NotRam)?;
+        if entry.word() & packed::KIND == packed::OWNED {
+            return self.lock().page(mfn);
+        }
+        record_of(&self.table, mfn)
+    }
+
+    /// # Panics
+    /// If somebody has a reference, or the frame is nobody's (I6: the last reference has one holder).
+    fn free_page(&self, mfn: Mfn) {
+        if let Err(found) = self.lock().free_unreferenced(mfn) {
+            panic!("frame {mfn} cannot be freed, it {found} (I6)");
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Storage for the page records of split chunks.
+//!
+//! A [`Split`] holds 512 records. They come in *slabs*, slices that live for ever: during boot from region memory, later from blocks of
+//! the heap. A chunk entry names its split by number, so that no pointer has to be made out of an entry. Splits in nobody's use
+//! are chained through their first record: its `link_next` is the number of the next one plus 1, and its count_info tells
+//! whether the split was in use before (then the records hold old values). Neither is a count, so a reader with an
+//! old reference to such a record is refused.
+
+use super::chunk::SplitId;
+use crate::frame::CHUNK_FRAMES;
+use crate::mm::page_info::{CountFlags, PageInfo};
+use core::fmt;
+use core::sync::atomic::Ordering;
+
+/// Page records of one chunk.
+#[repr(C, align(64))]
+pub struct Split {
+    pages: [PageInfo; CHUNK_FRAMES as usize],
+}
+
+const _: () = assert!(size_of::<Split>() == CHUNK_FRAMES as usize * size_of::<PageInfo>());
+
+impl Split {
+    /// 512 records of all zeros, the only form in which a pool takes splits.
+    pub const fn new() -> Self {
+        Self { pages: [const { PageInfo::uninitialised() }; CHUNK_FRAMES as usize] }
+    }
+
+    /// The records, in the order of their frames.
+    pub fn pages(&self) -> &[PageInfo; CHUNK_FRAMES as usize] {
+        &self.pages
+    }
+}
+
+impl Default for Split {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Place for a reference to one slab.
+pub struct SplitSlab(spin::Once<&'static [Split]>);
+
+impl SplitSlab {
+    /// An empty place.
+    pub const fn new() -> Self {
+        Self(spin::Once::new())
+    }
+}
+
+impl Default for SplitSlab {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Places for slabs that serve any machine: the slabs taken from the heap grow, the first [`SLABS_PER_ORDER`] are 2 MiB, the next 4 MiB,
+/// and so on.
+pub const NR_SLABS: usize = 1024;
+/// Slabs before the next larger order is asked for.
+pub const SLABS_PER_ORDER: usize = 64;
+/// Most splits in a slab.
+pub const SLAB_SPLITS: usize = 1 << 16;
+
+/// A slab was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FeedError {
+    /// All places for slabs are used.
+    NoPlace {
+        /// Places there are.
+        places: usize,
+    },
+    /// It has more splits than a number can name.
+    TooLong {
+        /// Splits in it.
+        found: usize,
+    },
+}
+
+impl fmt::Display for FeedError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoPlace { places } => write!(f, "all {places} places for slabs of page records are used"),
+            Self::TooLong { found } => {
+                write!(f, "a slab of {found} splits is too long, the limit is {SLAB_SPLITS}")
+            }
+        }
+    }
+}
+
+/// Finds a split by its number.
+pub(super) fn split_at(slabs: &'static [SplitSlab], id: SplitId) -> &'static Split {
+    let slab = slabs[(id.0 >> 16) as usize].0.get().expect("a split in use is in a slab that was fed");
+    &slab[(id.0 & 0xffff) as usize]
+}
+
+/// The splits in nobody's use.
+pub struct SplitPool {
+    slabs: &'static [SplitSlab],
+    nr_slabs: usize,
+    /// Number of the first unused split plus 1; 0 for none.
+    first: u32,
+    nr_unused: u64,
+    nr_total: u64,
+}
+
+impl SplitPool {
+    /// A pool without splits that will keep its slabs in `slabs`, all empty; [`NR_SLABS`] of them are enough.
+    pub const fn new(slabs: &'static [SplitSlab]) -> Self {
+        Self { slabs, nr_slabs: 0, first: 0, nr_unused: 0, nr_total: 0 }
+    }
+
+    /// Adds splits, as [`Split::new`] made them, never given to a pool before.
+    pub fn feed(&mut self, slab: &'static [Split]) -> Result<(), FeedError> {
+        if slab.len() > SLAB_SPLITS {
+            return Err(FeedError::TooLong { found: slab.len() });
+        }
+        if slab.is_empty() {
+            return Ok(());
+        }
+        // One number is kept back so that a number plus 1 never overflows.
+        let place = match self.slabs.get(self.nr_slabs) {
+            Some(place) if self.has_place() => place,
+            _ => return Err(FeedError::NoPlace { places: self.slabs.len() }),
+        };
+        place.0.call_once(|| slab);
+        let base = (self.nr_slabs as u32) << 16;
+        self.nr_slabs += 1;
+        for index in (0..slab.len()).rev() {
+            slab[index].pages[0].link_next.store(self.first, Ordering::Relaxed);
+            self.first = (base | index as u32) + 1;
+        }
+        self.nr_unused += slab.len() as u64;
+        self.nr_total += slab.len() as u64;
+        Ok(())
+    }
+
+    /// True if one more slab can be taken.
+    pub(in crate::mm) fn has_place(&self) -> bool {
+        self.nr_slabs < self.slabs.len() && self.nr_slabs < usize::from(u16::MAX)
+    }
+
+    /// Takes an unused split out; true beside it if its records are all zero.
+    pub(super) fn take(&mut self) -> Option<(SplitId, &'static Split, bool)> {
+        let id = SplitId(self.first.checked_sub(1)?);
+        let split = split_at(self.slabs, id);
+        let first = &split.pages[0];
+        self.first = first.link_next.load(Ordering::Relaxed);
+        first.link_next.store(0, Ordering::Relaxed);
+        let is_zero = first.count_info.load(Ordering::Relaxed) == 0;
+        self.nr_unused -= 1;
+        Some((id, split, is_zero))
+    }
+
+    /// Puts a split back whose chunk is whole again.
+    pub(in crate::mm) fn give_back(&mut self, id: SplitId) {
+        let first = &split_at(self.slabs, id).pages[0];
+        first.reset(CountFlags::FREE.bits(), None, 0);
+        first.link_next.store(self.first, Ordering::Relaxed);
+        self.first = id.0 + 1;
+        self.nr_unused += 1;
+    }
+
+    /// Splits that can be taken.
+    pub fn nr_unused(&self) -> u64 {
+        self.nr_unused
+    }
+
+    /// Splits there are.
+    pub fn nr_total(&self) -> u64 {
+        self.nr_total
+    }
+
+    /// Slabs there are.
+    pub fn nr_slabs(&self) -> usize {
+        self.nr_slabs
+    }
+
+    /// Length of the chain of unused splits, walked; nothing if it is longer than there are splits.
+    pub(in crate::mm) fn walk(&self) -> Option<u64> {
+        let mut at = self.first;
+        let mut n = 0;
+        while at != 0 {
+            n += 1;
+            if n > self.nr_total {
+                return None;
+            }
+            at = split_at(self.slabs, SplitId(at - 1)).pages[0].link_next.load(Ordering::Relaxed);
+        }
+        Some(n)
+    }
+}

@@ -1,0 +1,340 @@
+//! The table: a chunk entry for every 2 MiB, page records where a chunk is split.
+
+use super::chunk::{Chunk, ChunkEntry, Class, Counts, SplitId, packed};
+use super::split::{SplitPool, SplitSlab, split_at};
+use super::{ClaimError, FrameState, InitError};
+use crate::frame::{CHUNK_FRAMES, DomId, Mfn, MfnRange, Order};
+use crate::mm::page_info::{CountFlags, PageInfo};
+use core::sync::atomic::Ordering;
+
+/// Most chunks that a table describes: 16 TiB of addresses. Links of free lists are 32 bits and name frames, as Xen's are without BIGMEM.
+pub const MAX_CHUNKS: usize = 1 << 23;
+
+/// `free_order` of a page inside a free block, not its first.
+pub(in crate::mm) const FREE_TAIL: u32 = 0xff;
+/// `free_order` of a single free page that the heap keeps at hand, outside its lists.
+pub(in crate::mm) const FREE_AT_HAND: u32 = 0xfe;
+
+/// What the 512 records of a fresh split are to say.
+#[derive(Clone, Copy)]
+pub(in crate::mm) enum Fill {
+    Unclaimed,
+    Free,
+    Private,
+    Owned(DomId),
+}
+
+/// Part of a chunk: pages `[first, end)` of it.
+#[derive(Clone, Copy)]
+pub(in crate::mm) struct Part {
+    pub chunk: usize,
+    pub first: usize,
+    pub end: usize,
+}
+
+impl Part {
+    pub fn is_whole(self) -> bool {
+        self.first == 0 && self.end == CHUNK_FRAMES as usize
+    }
+
+    pub fn len(self) -> u64 {
+        (self.end - self.first) as u64
+    }
+
+    /// The frame of the page `index` of the chunk.
+    pub fn mfn(self, index: usize) -> Mfn {
+        Mfn::new(self.chunk as u64 * CHUNK_FRAMES + index as u64)
+    }
+}
+
+/// The parts of a range, chunk by chunk.
+pub(in crate::mm) fn parts(range: MfnRange) -> impl Iterator<Item = Part> {
+    let (mut at, end) = (range.start(), range.end());
+    core::iter::from_fn(move || {
+        if at == end {
+            return None;
+        }
+        let base = at & !(CHUNK_FRAMES - 1);
+        let stop = end.min(base + CHUNK_FRAMES);
+        let part =
+            Part { chunk: (at / CHUNK_FRAMES) as usize, first: (at - base) as usize, end: (stop - base) as usize };
+        at = stop;
+        Some(part)
+    })
+}
+
+/// Who owns which frame. See the [module](super).
+pub struct FrameTable {
+    entries: &'static [ChunkEntry],
+    slabs: &'static [SplitSlab],
+}
+
+impl FrameTable {
+    /// A table over `entries`, all zero, one for each 2 MiB from address 0 on; those above [`MAX_CHUNKS`] stay unused. `slabs` are
+    /// the pool's.
+    pub const fn new(entries: &'static [ChunkEntry], slabs: &'static [SplitSlab]) -> Self {
+        let entries = if entries.len() > MAX_CHUNKS { entries.split_at(MAX_CHUNKS).0 } else { entries };
+        Self { entries, slabs }
+    }
+
+    /// Frames that the table describes, from frame 0 on.
+    pub const fn nr_frames(&self) -> u64 {
+        self.entries.len() as u64 * CHUNK_FRAMES
+    }
+
+    /// The chunks.
+    pub(in crate::mm) fn entries(&self) -> &'static [ChunkEntry] {
+        self.entries
+    }
+
+    /// The records of a split.
+    pub(in crate::mm) fn pages(&self, id: SplitId) -> &'static [PageInfo; CHUNK_FRAMES as usize] {
+        split_at(self.slabs, id).pages()
+    }
+
+    /// What a chunk is; not RAM behind the table's end.
+    pub fn chunk(&self, index: u64) -> Chunk {
+        usize::try_from(index).ok().and_then(|i| self.entries.get(i)).map_or(Chunk::NotRam, ChunkEntry::get)
+    }
+
+    /// What a frame is.
+    pub fn state_of(&self, mfn: Mfn) -> FrameState {
+        match self.chunk(mfn.chunk()) {
+            Chunk::NotRam => FrameState::NotRam,
+            Chunk::Unclaimed => FrameState::Unclaimed,
+            Chunk::Region => FrameState::Region,
+            Chunk::Image => FrameState::Image,
+            Chunk::Owned { owner } => FrameState::Owned { owner },
+            Chunk::Private => FrameState::Private,
+            Chunk::Free { .. } | Chunk::FreeTail => FrameState::Free,
+            Chunk::Split { id, .. } => state_of_record(&self.pages(id)[mfn.index_in_chunk()]),
+        }
+    }
+
+    /// Who owns a frame, if anybody does. [`DomId::IO`] owns reserved frames, and frames that are not RAM in a chunk that also has RAM.
+    pub fn owner_of(&self, mfn: Mfn) -> Option<DomId> {
+        match self.state_of(mfn) {
+            FrameState::Owned { owner } => Some(owner),
+            _ => None,
+        }
+    }
+
+    /// A frame's record, if its chunk is split.
+    pub(in crate::mm) fn record(&self, mfn: Mfn) -> Option<&'static PageInfo> {
+        let id = self.entries.get(mfn.chunk() as usize)?.split_id()?;
+        Some(&self.pages(id)[mfn.index_in_chunk()])
+    }
+
+    /// Splits a chunk that is not split yet. The records are complete before a reader can find them.
+    pub(in crate::mm) fn split(
+        &self,
+        pool: &mut SplitPool,
+        chunk: usize,
+        fill: Fill,
+    ) -> Option<&'static [PageInfo; CHUNK_FRAMES as usize]> {
+        let (id, split, is_zero) = pool.take()?;
+        let (count_info, owner, free_order, class) = match fill {
+            Fill::Unclaimed => (0, None, 0, Class::Unclaimed),
+            Fill::Free => (CountFlags::FREE.bits(), None, FREE_TAIL, Class::Free),
+            Fill::Private => (1, None, 0, Class::Private),
+            Fill::Owned(owner) => (CountFlags::ALLOCATED.bits() | 1, Some(owner), 0, Class::of_owner(owner)),
+        };
+        if !(is_zero && matches!(fill, Fill::Unclaimed)) {
+            for page in split.pages() {
+                page.reset(count_info, owner, free_order);
+            }
+        }
+        let entry = &self.entries[chunk];
+        entry.set_counts(Counts::all(class));
+        entry.set_word(packed::split(id));
+        Some(split.pages())
+    }
+
+    /// Ends a split: its chunk has become `word` as a whole.
+    pub(in crate::mm) fn unsplit(&self, pool: &mut SplitPool, chunk: usize, word: u64) {
+        let entry = &self.entries[chunk];
+        let id = entry.split_id().expect("only a split chunk is made whole");
+        entry.set_word(word);
+        entry.set_links(0, 0);
+        pool.give_back(id);
+    }
+
+    /// Tells the table of RAM. A chunk that has less than 512 frames of RAM is split, and the rest is [`DomId::IO`]'s; a later call may
+    /// complete it. Frame 0 stays `DomId::IO`'s, so that no block ever starts at 0. Nothing has changed on an error.
+    pub fn init_ram(&self, pool: &mut SplitPool, range: MfnRange) -> Result<(), InitError> {
+        self.check_inside(range)?;
+        let range = match MfnRange::between(range.start().max(1), range.end()) {
+            Some(range) => range,
+            None => return Ok(()),
+        };
+        let mut nr_splits = 0;
+        for part in parts(range) {
+            match self.entries[part.chunk].get() {
+                Chunk::NotRam => nr_splits += u64::from(!part.is_whole()),
+                Chunk::Unclaimed => {}
+                Chunk::Split { id, .. } => {
+                    let pages = &self.pages(id)[part.first..part.end];
+                    let told = |p: &PageInfo| p.is_uninitialised() || p.owner() == Some(DomId::IO);
+                    if let Some(bad) = pages.iter().position(|p| !told(p)) {
+                        return Err(self.init_conflict(part.mfn(part.first + bad)));
+                    }
+                }
+                _ => return Err(self.init_conflict(part.mfn(part.first))),
+            }
+        }
+        if nr_splits > pool.nr_unused() {
+            return Err(InitError::NoRecords { needed: nr_splits, found: pool.nr_unused() });
+        }
+        for part in parts(range) {
+            let entry = &self.entries[part.chunk];
+            let pages = match entry.get() {
+                Chunk::NotRam if part.is_whole() => {
+                    entry.set_word(packed::UNCLAIMED);
+                    continue;
+                }
+                Chunk::NotRam => self.split(pool, part.chunk, Fill::Owned(DomId::IO)),
+                Chunk::Split { id, .. } => Some(self.pages(id)),
+                _ => continue,
+            };
+            let pages = pages.expect("the splits were counted above");
+            let mut nr_new = 0;
+            for page in pages[part.first..part.end].iter().filter(|p| !p.is_uninitialised()) {
+                page.reset(0, None, 0);
+                nr_new += 1;
+            }
+            let counts = entry.counts().moved(nr_new, Class::Hole, Class::Unclaimed);
+            entry.set_counts(counts);
+            if counts == Counts::all(Class::Unclaimed) {
+                self.unsplit(pool, part.chunk, packed::UNCLAIMED);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes whole chunks the live-update region. All of it must be RAM that nobody has claimed. Nothing has changed on an error.
+    pub fn init_region(&self, range: MfnRange) -> Result<(), InitError> {
+        self.init_chunks(range, packed::REGION)
+    }
+
+    /// Makes whole chunks the slot of the running image. All of it must be RAM that nobody has claimed. Nothing has changed on an error.
+    pub fn init_image(&self, range: MfnRange) -> Result<(), InitError> {
+        self.init_chunks(range, packed::IMAGE)
+    }
+
+    fn init_chunks(&self, range: MfnRange, word: u64) -> Result<(), InitError> {
+        self.check_inside(range)?;
+        if !range.start().is_multiple_of(CHUNK_FRAMES) || !range.end().is_multiple_of(CHUNK_FRAMES) {
+            return Err(InitError::NotChunks { range });
+        }
+        for part in parts(range) {
+            if self.entries[part.chunk].word() != packed::UNCLAIMED {
+                let frames = (part.first..part.end).map(|i| part.mfn(i));
+                let bad = frames.into_iter().find(|&mfn| self.state_of(mfn) != FrameState::Unclaimed);
+                return Err(self.init_conflict(bad.unwrap_or(part.mfn(0))));
+            }
+        }
+        for part in parts(range) {
+            self.entries[part.chunk].set_word(word);
+        }
+        Ok(())
+    }
+
+    fn check_inside(&self, range: MfnRange) -> Result<(), InitError> {
+        if range.end() > self.nr_frames() {
+            return Err(InitError::BehindTable { range, nr_frames: self.nr_frames() });
+        }
+        Ok(())
+    }
+
+    fn init_conflict(&self, mfn: Mfn) -> InitError {
+        InitError::Conflict { mfn, found: self.state_of(mfn) }
+    }
+
+    /// Gives frames to `owner` that nobody has, after checking all of them (I1, I6). Nothing has changed on an error. Costs
+    /// one step a chunk where chunks are claimed whole, and a split where one is claimed in part.
+    pub fn claim(&self, pool: &mut SplitPool, range: MfnRange, owner: DomId) -> Result<(), ClaimError> {
+        let mut nr_splits = 0;
+        for part in parts(range) {
+            let Some(entry) = self.entries.get(part.chunk) else {
+                return Err(self.conflict(part, part.first, owner));
+            };
+            match entry.word() {
+                packed::UNCLAIMED => nr_splits += u64::from(!part.is_whole()),
+                _ => match entry.split_id() {
+                    Some(id) => {
+                        let pages = &self.pages(id)[part.first..part.end];
+                        if let Some(bad) = pages.iter().position(|p| !p.is_uninitialised()) {
+                            return Err(self.conflict(part, part.first + bad, owner));
+                        }
+                    }
+                    None => return Err(self.conflict(part, part.first, owner)),
+                },
+            }
+        }
+        if nr_splits > pool.nr_unused() {
+            return Err(ClaimError::NoRecords { range, needed: nr_splits, found: pool.nr_unused() });
+        }
+        let class = Class::of_owner(owner);
+        for part in parts(range) {
+            let entry = &self.entries[part.chunk];
+            let pages = match entry.split_id() {
+                None if part.is_whole() => {
+                    entry.set_word(packed::owned(owner));
+                    continue;
+                }
+                None => self.split(pool, part.chunk, Fill::Unclaimed).expect("the splits were counted above"),
+                Some(id) => self.pages(id),
+            };
+            for page in &pages[part.first..part.end] {
+                page.assign(owner, CountFlags::empty());
+            }
+            entry.set_counts(entry.counts().moved(part.len(), Class::Unclaimed, class));
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn conflict(&self, part: Part, index: usize, wanted: DomId) -> ClaimError {
+        let mfn = part.mfn(index);
+        ClaimError::Conflict { mfn, wanted, found: self.state_of(mfn) }
+    }
+
+    /// The free block of 2 MiB or more that a free chunk lies in: its first chunk and its order.
+    pub(in crate::mm) fn free_block_around(&self, chunk: usize) -> Option<(usize, Order)> {
+        let mut order = Order::CHUNK;
+        loop {
+            let first = chunk & !(chunks_in(order) - 1);
+            if let Some(found) = self.entries.get(first)?.free_order()
+                && first + chunks_in(found) > chunk
+            {
+                return Some((first, found));
+            }
+            order = order.larger()?;
+        }
+    }
+}
+
+/// Chunks in a block of order 9 or more.
+pub(in crate::mm) fn chunks_in(order: Order) -> usize {
+    (order.nr_frames() / CHUNK_FRAMES) as usize
+}
+
+/// What the record of a split chunk's page says.
+pub(in crate::mm) fn state_of_record(page: &PageInfo) -> FrameState {
+    match page.owner() {
+        Some(owner) => FrameState::Owned { owner },
+        None if page.is_free() => FrameState::Free,
+        None if page.count_info.load(Ordering::Acquire) == 0 => FrameState::Unclaimed,
+        None => FrameState::Private,
+    }
+}
+
+/// How a state is counted, where a record can have it.
+pub(in crate::mm) fn class_of_record(page: &PageInfo) -> Class {
+    match state_of_record(page) {
+        FrameState::Owned { owner } => Class::of_owner(owner),
+        FrameState::Free => Class::Free,
+        FrameState::Unclaimed => Class::Unclaimed,
+        _ => Class::Private,
+    }
+}
