@@ -1,6 +1,5 @@
 //! The verdict of a test run: SUCCESS < SKIP < ERROR < FAILURE, the worst stays, the last line says it.
 
-use core::fmt;
 use core::sync::atomic::{AtomicU8, Ordering};
 
 /// How a run ended. Ordered from best to worst.
@@ -29,14 +28,15 @@ impl Verdict {
     }
 }
 
-impl fmt::Display for Verdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Success => "SUCCESS",
-            Self::Skip => "SKIP",
-            Self::Error => "ERROR",
-            Self::Failure => "FAILURE",
-        })
+impl Verdict {
+    /// The last line of a run.
+    pub const fn last_line(self) -> &'static str {
+        match self {
+            Self::Success => "verdict: SUCCESS\n",
+            Self::Skip => "verdict: SKIP\n",
+            Self::Error => "verdict: ERROR\n",
+            Self::Failure => "verdict: FAILURE\n",
+        }
     }
 }
 

@@ -24,7 +24,7 @@ pub fn leaf(leaf: u32, subleaf: u32) -> [u32; 4] {
             }
         }
         0x4000_0005 => [0, MADDR_WIDTH, 0, 0],
-        BASE..=MAX_LEAF => [0; 4],
+        0x4000_0004 => [0; 4],
         _ => {
             let r = cpu::cpuid(leaf, subleaf);
             let mut regs = [r.eax, r.ebx, r.ecx, r.edx];
@@ -40,7 +40,17 @@ fn hide(leaf: u32, subleaf: u32, regs: &mut [u32; 4]) {
     match (leaf, subleaf) {
         (1, _) => {
             // DTES64, MONITOR, VMX, SMX, EIST, TM2, PDCM, PCID, DCA, x2APIC, TSC deadline.
-            *c &= !(1 << 2 | 1 << 3 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 15 | 1 << 17 | 1 << 18 | 1 << 21 | 1 << 24);
+            *c &= !(1 << 2
+                | 1 << 3
+                | 1 << 5
+                | 1 << 6
+                | 1 << 7
+                | 1 << 8
+                | 1 << 15
+                | 1 << 17
+                | 1 << 18
+                | 1 << 21
+                | 1 << 24);
             *c |= 1 << 31;
             // VME, PSE, PGE, MCE, MCA, MTRR, PSE36, DS, ACPI, TM.
             *d &= !(1 << 1 | 1 << 3 | 1 << 7 | 1 << 12 | 1 << 13 | 1 << 14 | 1 << 17 | 1 << 21 | 1 << 22 | 1 << 29);

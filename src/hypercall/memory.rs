@@ -104,12 +104,14 @@ fn reserve(c: &mut Caller<'_>, memory: &GuestMem<'_, DirectMap>, kind: u64, star
     let domain = c.vcpu.domain.clone();
     let mut i = start;
     while i < r.nr {
-        if i > start && i % BATCH == 0 && c.should_give_way() {
+        if i > start && i.is_multiple_of(BATCH) && c.should_give_way() {
             return Outcome::Again([kind | i << START_EXTENT_SHIFT, arg, 0, 0, 0]);
         }
         let at = r.list.wrapping_add(i * 8);
         let done = match kind {
-            op::DECREASE_RESERVATION => memory.read_u64(at).map_err(Errno::from).and_then(|mfn| give(&domain, mfn, r.order)),
+            op::DECREASE_RESERVATION => {
+                memory.read_u64(at).map_err(Errno::from).and_then(|mfn| give(&domain, mfn, r.order))
+            }
             op::POPULATE_PHYSMAP => memory.read_u64(at).map_err(Errno::from).and_then(|pfn| {
                 let pfn = Pfn::try_new(pfn).map_err(|_| Errno::EINVAL)?;
                 let mfn = take(&domain, r.order, Some(pfn))?;

@@ -71,7 +71,7 @@ pub fn mmu_update(c: &mut Caller<'_>, list: u64, count: u64, done_at: u64, domid
     let mut result = Ok(0);
     let mut i = 0;
     while i < count {
-        if i > 0 && i % BATCH == 0 && c.should_give_way() {
+        if i > 0 && i.is_multiple_of(BATCH) && c.should_give_way() {
             break;
         }
         let step = memory.read_array::<{ layout::mmu_update::SIZE }>(list.wrapping_add(i * SIZE));

@@ -40,9 +40,8 @@ pub fn mmuext_op(c: &mut Caller<'_>, list: u64, count: u64, done_at: u64, domid:
         }
         // The memory anew each time: an operation may have changed the page tables.
         let step = c.memory().and_then(|m| Ok(m.read_array::<{ layout::SIZE }>(list.wrapping_add(i * SIZE))?));
-        let done = step.and_then(|b| {
-            one(c, field_u32(&b, layout::CMD), field_u64(&b, layout::ARG1), field_u64(&b, layout::ARG2))
-        });
+        let done = step
+            .and_then(|b| one(c, field_u32(&b, layout::CMD), field_u64(&b, layout::ARG1), field_u64(&b, layout::ARG2)));
         if let Err(e) = done {
             result = Err(e);
             break;

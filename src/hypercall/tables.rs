@@ -9,8 +9,8 @@ use crate::run::guest_mem::{field_u16, field_u64};
 use crate::run::host::host;
 use crate::run::vcpu::{Callback, GDT_FRAMES, TrapInfo, VcpuState};
 use crate::x86::desc;
-use crate::x86::traps::{SegmentRegister, load_selector};
 use crate::x86::fpu;
+use crate::x86::traps::{SegmentRegister, load_selector};
 use crate::xen::errno::Errno;
 use crate::xen::hypercall::{callback, segment_base, vgcf, vm_assist as assist};
 use crate::xen::layout::{iret_context, trap_info, vcpu_info};
@@ -53,11 +53,7 @@ pub fn set_gdt(c: &mut Caller<'_>, list: u64, entries: u64) -> Result<u64, Errno
 }
 
 /// Makes frames a vCPU's GDT: each is taken as a page of segment descriptors, those of the GDT before are given back.
-pub fn take_gdt(
-    vcpu: &crate::run::vcpu::Vcpu,
-    mfns: [Option<Mfn>; GDT_FRAMES],
-    entries: u32,
-) -> Result<u64, Errno> {
+pub fn take_gdt(vcpu: &crate::run::vcpu::Vcpu, mfns: [Option<Mfn>; GDT_FRAMES], entries: u32) -> Result<u64, Errno> {
     let host = host();
     let types = host.types(&vcpu.domain);
     for (i, mfn) in mfns.iter().flatten().enumerate() {

@@ -219,11 +219,8 @@ fn initialise(c: &mut Caller<'_>, vcpu: &Arc<Vcpu>, arg: u64) -> Result<u64, Err
             *to = Mfn::try_new(raw).ok();
             to.is_some()
         });
-    let result = if known {
-        super::tables::take_gdt(vcpu, frames, context.gdt_ents as u32)
-    } else {
-        Err(Errno::EINVAL)
-    };
+    let result =
+        if known { super::tables::take_gdt(vcpu, frames, context.gdt_ents as u32) } else { Err(Errno::EINVAL) };
     if let Err(e) = result {
         let (l4, user) = {
             let mut v = vcpu.state.lock();

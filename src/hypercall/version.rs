@@ -13,9 +13,8 @@ const EXTRAVERSION: &[u8] = b".0-luxen";
 const CAPABILITIES: &[u8] = b"xen-3.0-x86_64 ";
 
 /// Feature bits of submap 0 for PV guests.
-const FEATURES: u32 = 1 << feature::PAE_PGDIR_ABOVE_4GB
-    | 1 << feature::MMU_PT_UPDATE_PRESERVE_AD
-    | 1 << feature::GNTTAB_MAP_AVAIL_BITS;
+const FEATURES: u32 =
+    1 << feature::PAE_PGDIR_ABOVE_4GB | 1 << feature::MMU_PT_UPDATE_PRESERVE_AD | 1 << feature::GNTTAB_MAP_AVAIL_BITS;
 
 fn padded<const N: usize>(text: &[u8]) -> [u8; N] {
     let mut out = [0; N];

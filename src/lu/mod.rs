@@ -2,9 +2,9 @@
 
 pub mod breadcrumb;
 pub mod mfn_list;
+pub mod needs;
 pub mod records;
 pub mod stream;
-pub mod needs;
 
 #[cfg(target_os = "none")]
 pub mod restore;

@@ -9,8 +9,8 @@
 use super::breadcrumb::{self, BreadcrumbError};
 use super::mfn_list::{self, MfnList, MfnListError};
 use super::records::{
-    self, AnyRecord, CallbackMasks, Channel, ChannelState, DomainBegin, HostFlags, LuHost, LuTime, LuVcpu, Pin, Summary,
-    VCPU_CONTEXT_LEN, VcpuFlags,
+    self, AnyRecord, CallbackMasks, Channel, ChannelState, DomainBegin, HostFlags, LuHost, LuTime, LuVcpu, Pin,
+    Summary, VCPU_CONTEXT_LEN, VcpuFlags,
 };
 use super::stream::{PagedSource, StreamError};
 use super::update::{Report, UpdateState};

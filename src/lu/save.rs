@@ -5,10 +5,10 @@
 
 use super::mfn_list::{self, MfnListError};
 use super::records::{
-    Callbacks, CallbackMasks, Channel, ChannelState, DomainBegin, DomainFlags, HostFlags, ListWriter, LuHost, LuLog,
-    LuTime, LuVcpu, LuVersion, M2pBlock, Name, Pin, PvInfo, Runstate, SHARED_INFO, STATIC_DATA_END, SavedExtent, Stage,
-    StreamVersion, TscInfo, VcpuFlags, VcpuPending, LU_CMDLINE, LU_CMDLINE_MODULE, SHARED_INFO_LEN, VCPU_CONTEXT_LEN, write_stages,
-    write_vcpu_basic, write_vcpu_xsave,
+    CallbackMasks, Callbacks, Channel, ChannelState, DomainBegin, DomainFlags, HostFlags, LU_CMDLINE,
+    LU_CMDLINE_MODULE, ListWriter, LuHost, LuLog, LuTime, LuVcpu, LuVersion, M2pBlock, Name, Pin, PvInfo, Runstate,
+    SHARED_INFO, SHARED_INFO_LEN, STATIC_DATA_END, SavedExtent, Stage, StreamVersion, TscInfo, VCPU_CONTEXT_LEN,
+    VcpuFlags, VcpuPending, write_stages, write_vcpu_basic, write_vcpu_xsave,
 };
 use super::stream::{Dest, PagedDest, WriteError, Writer};
 use crate::domain::evtchn::PortState;
@@ -226,11 +226,7 @@ fn write_domain<D: Dest>(host: &Host, domain: &Domain, out: &mut Writer<D>) -> R
 }
 
 /// The pinned page tables among a domain's frames. Chunks that are not split have none.
-fn pinned(
-    host: &Host,
-    domain: &Domain,
-    ranges: impl Iterator<Item = crate::frame::MfnRange>,
-) -> Vec<(Mfn, u8)> {
+fn pinned(host: &Host, domain: &Domain, ranges: impl Iterator<Item = crate::frame::MfnRange>) -> Vec<(Mfn, u8)> {
     let types = host.types(domain);
     let mut pins = Vec::new();
     for range in ranges {

@@ -90,7 +90,6 @@ struct Staged {
     tables: RelocTables,
     copy: Mfn,
     blocks: Vec<Block>,
-    entries: u64,
 }
 
 /// Image files that a privileged domain has loaded.
@@ -275,7 +274,8 @@ fn plan<'a>(host: &Host, name: &str, file: &'a [u8]) -> Result<(NextImage<'a>, R
 
 /// Plans an update and says what comes out; nothing is staged.
 pub fn plan_only(host: &Host) {
-    let result = choose(host).and_then(|(name, _, file)| plan(host, &name, file).map(|(i, n)| (i.version().to_string(), n)));
+    let result =
+        choose(host).and_then(|(name, _, file)| plan(host, &name, file).map(|(i, n)| (i.version().to_string(), n)));
     match result {
         Ok((version, needs)) => {
             let has = host.region.len_bytes() >> 10;
@@ -319,7 +319,7 @@ fn stage_next(host: &Host) -> Result<(), Refusal> {
             let entries = kimage.nr_entries();
             log!("lu", "staged {} from module {name}: {entries} entries", image.version());
             let version = image.version().to_string();
-            host.update.lock().staged = Some(Staged { version, kimage, tables, copy, blocks, entries });
+            host.update.lock().staged = Some(Staged { version, kimage, tables, copy, blocks });
             Ok(())
         }
         Err(e) => {
@@ -354,7 +354,8 @@ fn build_stage(
         Some(mfn)
     };
     let region = host.region.range();
-    let kimage = kimage::stage(&DirectMap, &placed, at, region, &mbi, &mut take).map_err(|e| Refusal::Stage(e.cause))?;
+    let kimage =
+        kimage::stage(&DirectMap, &placed, at, region, &mbi, &mut take).map_err(|e| Refusal::Stage(e.cause))?;
     let copy_block = host.frames.alloc_below(Order::PAGE, LIMIT_4G).ok_or(Refusal::NoMemory)?;
     let copy = copy_block.mfn();
     blocks.push(copy_block);

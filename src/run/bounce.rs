@@ -84,9 +84,7 @@ pub fn enter(v: &mut VcpuState, frame: &mut Frame, to: Callback, error: Option<u
         bytes[i * 8..i * 8 + 8].copy_from_slice(&w.to_le_bytes());
     }
     let at = (sp & !0xf).wrapping_sub(n as u64 * 8);
-    GuestMem::new(&DirectMap, l4)
-        .write(at, &bytes[..n * 8])
-        .map_err(|fault| Undeliverable::Stack { sp: at, fault })?;
+    GuestMem::new(&DirectMap, l4).write(at, &bytes[..n * 8]).map_err(|fault| Undeliverable::Stack { sp: at, fault })?;
     if to.masks_events {
         set_info_byte(v, vcpu_info::EVTCHN_UPCALL_MASK, 1);
     }
@@ -99,12 +97,7 @@ pub fn enter(v: &mut VcpuState, frame: &mut Frame, to: Callback, error: Option<u
 }
 
 /// Delivers an exception.
-pub fn exception(
-    v: &mut VcpuState,
-    frame: &mut Frame,
-    vector: u8,
-    error: Option<u64>,
-) -> Result<(), Undeliverable> {
+pub fn exception(v: &mut VcpuState, frame: &mut Frame, vector: u8, error: Option<u64>) -> Result<(), Undeliverable> {
     let trap = v.traps[usize::from(vector)];
     if trap.address == 0 {
         return Err(Undeliverable::NoHandler { vector: u64::from(vector) });

@@ -3,10 +3,11 @@
 use crate::frame::Mfn;
 use crate::run::host::host;
 use crate::run::vcpu::{Vcpu, VcpuState};
+use crate::x86::paging;
 use crate::x86::paging::{PERDOMAIN_VA, VCPU_AREA_PAGES};
 use crate::x86::percpu::{PerCpu, this_cpu};
 use crate::x86::traps::{Frame, SegmentRegister, load_selector};
-use crate::x86::{desc, fpu, paging, tsc};
+use crate::x86::{debug, desc, fpu, tsc};
 use crate::xen::hypercall::runstate;
 use alloc::sync::Arc;
 use x86_64::VirtAddr;
@@ -122,23 +123,9 @@ pub fn toggle_mode(v: &mut VcpuState) -> bool {
 }
 
 /// Loads the debug registers if the guest uses any breakpoint.
-#[expect(unsafe_code, reason = "debug registers")]
 pub fn load_debug_registers(v: &VcpuState) {
-    use x86_64::registers::debug::Dr7;
     let armed = v.debugreg[7] & 0xff != 0;
-    let loaded = Dr7::read_raw() & 0xff != 0;
-    if !armed && !loaded {
-        return;
-    }
-    let [d0, d1, d2, d3, _, _, d6, d7] = v.debugreg;
-    // SAFETY: addresses were checked when the guest set them to lie outside the hypervisor's range; bits of DR7 too.
-    unsafe {
-        core::arch::asm!("mov dr7, {}", in(reg) 0x400_u64, options(nomem, nostack));
-        core::arch::asm!("mov dr0, {}", in(reg) d0, options(nomem, nostack));
-        core::arch::asm!("mov dr1, {}", in(reg) d1, options(nomem, nostack));
-        core::arch::asm!("mov dr2, {}", in(reg) d2, options(nomem, nostack));
-        core::arch::asm!("mov dr3, {}", in(reg) d3, options(nomem, nostack));
-        core::arch::asm!("mov dr6, {}", in(reg) d6, options(nomem, nostack));
-        core::arch::asm!("mov dr7, {}", in(reg) d7, options(nomem, nostack));
+    if armed || debug::is_armed() {
+        debug::load(&v.debugreg);
     }
 }

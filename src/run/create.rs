@@ -251,8 +251,7 @@ fn create(host: &Host, module: &Module, name: &str) -> Result<Arc<Domain>, Creat
     let mut taken = Taken::new(host, id);
     taken.take_memory(spec.nr_pages(), spec.extents)?;
     let shared = taken.take_shared_info()?;
-    let (perdomain, l4_slots) =
-        hypervisor_area(host, spec.vcpus).ok_or(CreateError::NoMemory { frames: 4 })?;
+    let (perdomain, l4_slots) = hypervisor_area(host, spec.vcpus).ok_or(CreateError::NoMemory { frames: 4 })?;
 
     let config = DomainConfig { shared_info: shared, nr_vcpus: spec.vcpus, is_privileged: spec.is_privileged };
     let mut evtchn = host.evtchn.lock();
@@ -306,10 +305,7 @@ fn create(host: &Host, module: &Module, name: &str) -> Result<Arc<Domain>, Creat
     host.domains.lock().insert(id, domain.clone());
     let first = first_vcpu(host, &domain, &start);
     if let Err(e) = first.and_then(|vcpu| add_vcpus(host, &domain, vcpu, spec.vcpus)) {
-        crate::run::teardown::shut_down(
-            &domain,
-            crate::run::domain::Shutdown(crate::xen::hypercall::shutdown::CRASH),
-        );
+        crate::run::teardown::shut_down(&domain, crate::run::domain::Shutdown(crate::xen::hypercall::shutdown::CRASH));
         return Err(e);
     }
     Ok(domain)
@@ -349,11 +345,7 @@ fn new_state(host: &Host, domain: &Domain, id: u32) -> Result<VcpuState, CreateE
     Ok(state)
 }
 
-fn first_vcpu(
-    host: &Host,
-    domain: &Domain,
-    start: &crate::domain::builder::Start,
-) -> Result<VcpuState, CreateError> {
+fn first_vcpu(host: &Host, domain: &Domain, start: &crate::domain::builder::Start) -> Result<VcpuState, CreateError> {
     let mut v = new_state(host, domain, 0)?;
     let types = host.types(domain);
     // The toolstack pins a domain's first L4; the vCPU's base pointer is a reference of its own.

@@ -54,7 +54,8 @@ fn syscall(vcpu: &Arc<Vcpu>, frame: &mut Frame) -> Result<(), Undeliverable> {
 }
 
 /// Vectors that push an error code.
-const WITH_ERROR: u32 = 1 << 8 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 13 | 1 << 14 | 1 << 17 | 1 << 21 | 1 << 29 | 1 << 30;
+const WITH_ERROR: u32 =
+    1 << 8 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 13 | 1 << 14 | 1 << 17 | 1 << 21 | 1 << 29 | 1 << 30;
 
 fn exception(vcpu: &Arc<Vcpu>, frame: &mut Frame, vector: u8, cr2: u64) -> Result<(), Undeliverable> {
     let mut v = vcpu.state.lock();

@@ -1,6 +1,7 @@
 //! The one object that holds the machine's state, made once a boot by `start`.
 
 use crate::cmdline::Options;
+use crate::domain::evtchn::{Effect, Event, EventChannels};
 use crate::frame::{DomId, Maddr, Mfn, MfnRange, Order};
 use crate::memmap::MemMap;
 use crate::mm::buddy::Block;
@@ -17,7 +18,6 @@ use crate::run::vcpu::Vcpu;
 use crate::x86::cpu::Features;
 use crate::x86::directmap::DirectMap;
 use crate::x86::paging;
-use crate::domain::evtchn::{Effect, Event, EventChannels};
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::sync::Arc;

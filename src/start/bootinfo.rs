@@ -90,7 +90,10 @@ impl fmt::Display for BootInfoError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Magic { found } => {
-                write!(f, "found magic {found:#x}, expected Multiboot2 ({MB2_MAGIC:#x}) or Multiboot1 ({MB1_MAGIC:#x}): start luxen with a Multiboot loader")
+                write!(
+                    f,
+                    "found magic {found:#x}, expected Multiboot2 ({MB2_MAGIC:#x}) or Multiboot1 ({MB1_MAGIC:#x}): start luxen with a Multiboot loader"
+                )
             }
             Self::Structure => f.write_str("the loader's information structure cannot be read"),
             Self::NoMemoryMap => f.write_str("the loader gave no memory map"),
@@ -182,8 +185,7 @@ impl BootInfo {
         let word = |offset: u32| read_u32(at.wrapping_add(offset));
         let flags = word(0);
         if flags & 1 << 2 != 0 {
-            self.command_line =
-                Text::try_from(c_string(word(16))).ok_or(BootInfoError::BadString { module: None })?;
+            self.command_line = Text::try_from(c_string(word(16))).ok_or(BootInfoError::BadString { module: None })?;
         }
         if flags & 1 << 6 == 0 {
             return Err(BootInfoError::NoMemoryMap);
@@ -221,6 +223,7 @@ fn c_string(at: u32) -> &'static [u8] {
         return &[];
     }
     // SAFETY: as for `read_u32`; nothing writes there while boot information is read.
-    let bytes = unsafe { core::slice::from_raw_parts((DIRECTMAP_VA + u64::from(at)) as *const u8, MAX_COMMAND_LINE + 1) };
+    let bytes =
+        unsafe { core::slice::from_raw_parts((DIRECTMAP_VA + u64::from(at)) as *const u8, MAX_COMMAND_LINE + 1) };
     bytes.split(|&b| b == 0).next().unwrap_or(&[])
 }

@@ -46,10 +46,15 @@ impl Firmware {
     pub fn read(info: &BootInfo, image: Maddr) -> Result<Self, Fatal> {
         let map = MemMap::from_firmware(info.entries().iter().copied()).map_err(Fatal::MemMap)?;
         let slot = MfnRange::new(image.mfn_containing(), build::SLOT_BYTES / PAGE_SIZE);
-        if !map.is_ram(slot) || slot.start() % CHUNK_FRAMES != 0 {
+        if !map.is_ram(slot) || !slot.start().is_multiple_of(CHUNK_FRAMES) {
             return Err(Fatal::Slot { slot });
         }
-        log!("memmap", "{} frames of RAM, the last below {:#x}; image slot {slot}", map.ram_frames(), map.end() * PAGE_SIZE);
+        log!(
+            "memmap",
+            "{} frames of RAM, the last below {:#x}; image slot {slot}",
+            map.ram_frames(),
+            map.end() * PAGE_SIZE
+        );
         Ok(Self { map, slot })
     }
 
@@ -63,8 +68,7 @@ impl Firmware {
         for m in info.modules() {
             movable.insert(MfnRange::frames_touched(m.start, m.len_bytes)).map_err(full)?;
         }
-        let region =
-            LuRegion::place(spec, &self.map, &busy, &movable, DEFAULT_REGION_BYTES).map_err(Fatal::Region)?;
+        let region = LuRegion::place(spec, &self.map, &busy, &movable, DEFAULT_REGION_BYTES).map_err(Fatal::Region)?;
         busy.insert(region.range()).map_err(full)?;
         for i in 0..info.modules().len() {
             let m = info.modules()[i];
@@ -151,6 +155,15 @@ fn into_slice<T>(block: BootBlock, len: usize) -> &'static mut [T] {
     unsafe { directmap::slice_mut(at, len) }
 }
 
+/// Boot memory as bytes for ever. They are not cleared: the heap does not care, and an update waits for it.
+#[expect(unsafe_code, reason = "boot memory becomes bytes")]
+fn into_bytes(block: BootBlock) -> &'static mut [u8] {
+    let range = block.range();
+    let at = range.first().unwrap_or(Mfn::ZERO).maddr();
+    // SAFETY: the block is consumed, so nobody else has it; any byte is valid.
+    unsafe { directmap::slice_mut(at, range.len_bytes() as usize) }
+}
+
 fn feed(frames: &Frames, boot: &mut BootAlloc, splits: u64) -> Result<(), Fatal> {
     let bytes = splits * size_of::<Split>() as u64;
     let out = |e: OutOfBootMemory| Fatal::NoBootMemory { what: "page records", left: e.left };
@@ -166,7 +179,7 @@ impl Mapped {
         let out = |what| move |e: OutOfBootMemory| Fatal::NoBootMemory { what, left: e.left };
         let heap_frames = build::EARLY_HEAP_BYTES / PAGE_SIZE;
         let early = boot.alloc(heap_frames, Order::PAGE).map_err(out("small objects"))?;
-        heap::add(into_slice(early, build::EARLY_HEAP_BYTES as usize));
+        heap::add(into_bytes(early));
         let nr_entries = firmware.map.end().div_ceil(CHUNK_FRAMES);
         let bytes = nr_entries * size_of::<ChunkEntry>() as u64;
         let block = boot.alloc(bytes.div_ceil(PAGE_SIZE), Order::PAGE).map_err(out("the frametable"))?;

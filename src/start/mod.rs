@@ -14,7 +14,7 @@ pub mod memory;
 use crate::cmdline::{self, BadRegionSpec};
 use crate::frame::{DomId, Maddr, Mfn, MfnRange, Order};
 use crate::log;
-use crate::lu::restore::{Incoming, RestoreError};
+use crate::lu::restore::{HostParts, Incoming, RestoreError};
 use crate::memmap::MemMapError;
 use crate::mm::frametable::{Frames, InitError};
 use crate::mm::m2p::M2p;
@@ -33,6 +33,7 @@ use alloc::vec::Vec;
 use bootinfo::{BootInfo, BootInfoError};
 use core::cell::UnsafeCell;
 use core::fmt;
+use core::sync::atomic::{AtomicU32, Ordering};
 use memory::{ClaimOrFatal, Firmware, Framed, Plugged};
 use spin::Mutex;
 
@@ -138,6 +139,7 @@ fn boot(magic: u32, mbi: u32, image: Maddr, entry_tsc: u64) -> Result<(), Fatal>
     let features = cpu::init(cpu::features());
     pit::quiet_legacy();
     let placed = Firmware::read(&info, image)?.place_region(&options, &mut info)?;
+    let given = Given { command_line: command_line.as_str(), options, features };
     let mut framed = placed.map_memory(&features, image)?.make_frames()?;
     apic::init();
 
@@ -152,7 +154,7 @@ fn boot(magic: u32, mbi: u32, image: Maddr, entry_tsc: u64) -> Result<(), Fatal>
             let plugged = claim_modules(framed, &info)?;
             let modules = modules_of(&info);
             drop(info);
-            cold(plugged, modules, command_line.as_str(), options, features)
+            cold(plugged, modules, given)
         }
         Some(mut incoming) => {
             incoming.start_clock();
@@ -161,7 +163,7 @@ fn boot(magic: u32, mbi: u32, image: Maddr, entry_tsc: u64) -> Result<(), Fatal>
             let plugged = framed.plug_in();
             incoming.note_plugged();
             drop(info);
-            warm(plugged, incoming, command_line.as_str(), options, features)
+            warm(plugged, incoming, given)
         }
     }
 }
@@ -198,16 +200,16 @@ pub fn print_ledger(frames: &Frames) {
     log::line_of(format_args!("{ledger}"));
 }
 
-fn host_parts(
-    plugged: Plugged,
-    command_line: &str,
+/// What the loader and the CPU say.
+struct Given<'a> {
+    command_line: &'a str,
     options: cmdline::Options,
     features: cpu::Features,
-    m2p: M2p,
-    wallclock: (u64, u32),
-    modules: Vec<Module>,
-    update: crate::lu::update::UpdateState,
-) -> Host {
+}
+
+fn make_host(plugged: Plugged, given: Given<'_>, m2p: M2p, parts: HostParts) -> Host {
+    let Given { command_line, options, features } = given;
+    let HostParts { wallclock, modules, update } = parts;
     let Plugged { firmware, region, own_l4, frames } = plugged;
     Host {
         frames,
@@ -248,13 +250,7 @@ fn map_m2p(frames: &Frames, own_l4: Mfn, m2p: &M2p) -> Result<(), Fatal> {
     Ok(())
 }
 
-fn cold(
-    plugged: Plugged,
-    modules: Vec<Module>,
-    command_line: &str,
-    options: cmdline::Options,
-    features: cpu::Features,
-) -> Result<(), Fatal> {
+fn cold(plugged: Plugged, modules: Vec<Module>, given: Given<'_>) -> Result<(), Fatal> {
     let frames = plugged.frames;
     print_ledger(frames);
     let map = &plugged.firmware.map;
@@ -279,7 +275,7 @@ fn cold(
     log::move_to(log::Ring::new(log_memory(block.range())), block.range());
     let wallclock = (cmos::unix_seconds(), 0);
     let update = crate::lu::update::UpdateState::cold();
-    let host = host::install(host_parts(plugged, command_line, options, features, m2p, wallclock, modules, update));
+    let host = host::install(make_host(plugged, given, m2p, HostParts { wallclock, modules, update }));
     create::create_boot_domains(host);
     Ok(())
 }
@@ -292,38 +288,17 @@ fn log_memory(range: MfnRange) -> &'static mut [u8] {
     unsafe { directmap::slice_mut(at, range.len_bytes() as usize) }
 }
 
-fn warm(
-    plugged: Plugged,
-    mut incoming: Incoming,
-    command_line: &str,
-    options: cmdline::Options,
-    features: cpu::Features,
-) -> Result<(), Fatal> {
+fn warm(plugged: Plugged, mut incoming: Incoming, given: Given<'_>) -> Result<(), Fatal> {
     let frames = plugged.frames;
     let m2p = incoming.take_m2p();
     map_m2p(frames, plugged.own_l4, &m2p)?;
     if let Some(saved) = incoming.log() {
         log::move_to(log::Ring::resume(log_memory(saved.range), saved.head, saved.printed), saved.range);
     }
-    log!(
-        "start",
-        "{} took over from {}, update {}",
-        crate::build::VERSION,
-        incoming.from(),
-        incoming.sequence()
-    );
+    log!("start", "{} took over from {}, update {}", crate::build::VERSION, incoming.from(), incoming.sequence());
     print_ledger(frames);
     let parts = incoming.host_parts();
-    let host = host::install(host_parts(
-        plugged,
-        command_line,
-        options,
-        features,
-        m2p,
-        parts.wallclock,
-        parts.modules,
-        parts.update,
-    ));
+    let host = host::install(make_host(plugged, given, m2p, parts));
     incoming.restore_domains(host).map_err(Fatal::Restore)?;
     incoming.free_stream(host).map_err(Fatal::Restore)?;
     // The report follows when the guests run again.
@@ -334,6 +309,11 @@ fn warm(
 #[cfg(not(test))]
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    static PANICS: AtomicU32 = AtomicU32::new(0);
+    if PANICS.fetch_add(1, Ordering::Relaxed) != 0 {
+        // A panic while one is reported: what was said has to do.
+        crate::x86::debug_exit::exit(Verdict::Error);
+    }
     log::break_lock();
     serial::break_lock();
     log!("panic", "{info}");

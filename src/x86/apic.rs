@@ -54,8 +54,10 @@ pub fn base_maddr() -> u64 {
 #[expect(unsafe_code, reason = "model-specific register")]
 pub fn init() {
     let mut msr = Msr::new(APIC_BASE_MSR);
+    // SAFETY: every 64-bit CPU has it.
+    let found = unsafe { msr.read() };
     // SAFETY: sets the global enable bit and leaves address and mode.
-    unsafe { msr.write(msr.read() | 1 << 11) };
+    unsafe { msr.write(found | 1 << 11) };
     write(TPR, 0);
     write(LVT_TIMER, MASKED);
     write(LVT_LINT0, MASKED);

@@ -1,16 +1,13 @@
 //! The battery-backed clock: wall-clock time at the cold boot.
 
-use x86_64::instructions::port::Port;
+use super::port;
 
-#[expect(unsafe_code, reason = "port I/O")]
+const INDEX: u16 = 0x70;
+const DATA: u16 = 0x71;
+
 fn register(index: u8) -> u8 {
-    let mut select: Port<u8> = Port::new(0x70);
-    let mut data: Port<u8> = Port::new(0x71);
-    // SAFETY: reads a register of the CMOS clock, NMI masked bit left clear.
-    unsafe {
-        select.write(index);
-        data.read()
-    }
+    port::write_u8(INDEX, index);
+    port::read_u8(DATA)
 }
 
 fn reading() -> [u8; 6] {

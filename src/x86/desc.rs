@@ -8,12 +8,11 @@ use crate::x86::traps;
 use core::cell::UnsafeCell;
 use x86_64::VirtAddr;
 use x86_64::instructions::segmentation::{CS, DS, ES, SS, Segment};
-use x86_64::instructions::tables::{lgdt, load_tss};
+use x86_64::instructions::tables::{lgdt, lidt, load_tss};
+use x86_64::registers::model_specific;
 use x86_64::structures::DescriptorTablePointer;
 use x86_64::structures::gdt::SegmentSelector;
-use x86_64::structures::idt::InterruptDescriptorTable;
 use x86_64::structures::tss::TaskStateSegment;
-use x86_64::{PrivilegeLevel, registers::model_specific};
 
 /// First GDT entry that is the hypervisor's.
 pub const FIRST_RESERVED_ENTRY: u64 = 7168;
@@ -44,7 +43,7 @@ struct Stacks(UnsafeCell<[[u8; 8192]; 3]>);
 
 struct Tables {
     tss: UnsafeCell<TaskStateSegment>,
-    idt: UnsafeCell<InterruptDescriptorTable>,
+    idt: UnsafeCell<[[u64; 2]; 256]>,
 }
 
 #[expect(unsafe_code, reason = "CPU 0's own tables")]
@@ -59,10 +58,7 @@ unsafe impl Sync for Tables {}
 
 static GDT_PAGE: GdtPage = GdtPage(UnsafeCell::new([0; ENTRIES]));
 static STACKS: Stacks = Stacks(UnsafeCell::new([[0; 8192]; 3]));
-static TABLES: Tables = Tables {
-    tss: UnsafeCell::new(TaskStateSegment::new()),
-    idt: UnsafeCell::new(InterruptDescriptorTable::new()),
-};
+static TABLES: Tables = Tables { tss: UnsafeCell::new(TaskStateSegment::new()), idt: UnsafeCell::new([[0; 2]; 256]) };
 
 /// Address of the page with the hypervisor's descriptors, to be mapped as page 14 of guests' GDTs.
 pub fn gdt_page_va() -> u64 {
@@ -73,7 +69,9 @@ pub fn gdt_page_va() -> u64 {
 #[expect(unsafe_code, reason = "loads descriptor tables")]
 pub fn init(stack_top: u64) {
     // SAFETY: CPU 0, before anything else uses the tables.
-    let (tss, idt) = unsafe { (&mut *TABLES.tss.get(), &mut *TABLES.idt.get()) };
+    let tss = unsafe { &mut *TABLES.tss.get() };
+    // SAFETY: as above.
+    let idt = unsafe { &mut *TABLES.idt.get() };
     // SAFETY: as above.
     let gdt = unsafe { &mut *GDT_PAGE.0.get() };
     tss.privilege_stack_table[0] = VirtAddr::new(stack_top);
@@ -105,9 +103,11 @@ pub fn init(stack_top: u64) {
     unsafe { load_tss(SegmentSelector(TSS_SELECTOR)) };
 
     for vector in 0..=255u8 {
-        set_gate(idt, vector);
+        idt[usize::from(vector)] = gate(vector);
     }
-    idt.load();
+    let pointer = DescriptorTablePointer { limit: (size_of_val(idt) - 1) as u16, base: VirtAddr::from_ptr(idt) };
+    // SAFETY: the table is a static, with a gate for every vector.
+    unsafe { lidt(&pointer) };
 
     let stub = traps::syscall_entry_va();
     model_specific::LStar::write(VirtAddr::new(stub));
@@ -133,48 +133,27 @@ fn system_descriptor(base: u64, limit: u64, kind: u64) -> (u64, u64) {
     (low, base >> 32)
 }
 
-#[expect(unsafe_code, reason = "handlers by address")]
-fn set_gate(idt: &mut InterruptDescriptorTable, vector: u8) {
-    let at = VirtAddr::new(traps::stub_va(vector));
+/// A gate to the stub of a vector (SDM vol. 3A §6.14.1): the hypervisor's code segment, interrupts off.
+fn gate(vector: u8) -> [u64; 2] {
+    const PRESENT: u64 = 1 << 47;
+    const INTERRUPT_GATE: u64 = 0xe << 40;
+    // NMI, double fault and machine check have stacks of their own; guests may raise #BP and #OF by `int3` and `into`.
     let ist = match vector {
-        2 => Some(0),
-        8 => Some(1),
-        18 => Some(2),
-        _ => None,
+        2 => 1,
+        8 => 2,
+        18 => 3,
+        _ => 0,
     };
-    // SAFETY: the stubs of boot/traps.S are handlers for exactly these vectors; the stack indices are those of `init`.
-    unsafe {
-        let options = match vector {
-            2 => idt.non_maskable_interrupt.set_handler_addr(at),
-            3 => idt.breakpoint.set_handler_addr(at).set_privilege_level(PrivilegeLevel::Ring3),
-            4 => idt.overflow.set_handler_addr(at).set_privilege_level(PrivilegeLevel::Ring3),
-            0 => idt.divide_error.set_handler_addr(at),
-            1 => idt.debug.set_handler_addr(at),
-            5 => idt.bound_range_exceeded.set_handler_addr(at),
-            6 => idt.invalid_opcode.set_handler_addr(at),
-            7 => idt.device_not_available.set_handler_addr(at),
-            8 => idt.double_fault.set_handler_addr(at),
-            10 => idt.invalid_tss.set_handler_addr(at),
-            11 => idt.segment_not_present.set_handler_addr(at),
-            12 => idt.stack_segment_fault.set_handler_addr(at),
-            13 => idt.general_protection_fault.set_handler_addr(at),
-            14 => idt.page_fault.set_handler_addr(at),
-            16 => idt.x87_floating_point.set_handler_addr(at),
-            17 => idt.alignment_check.set_handler_addr(at),
-            18 => idt.machine_check.set_handler_addr(at),
-            19 => idt.simd_floating_point.set_handler_addr(at),
-            20 => idt.virtualization.set_handler_addr(at),
-            21 => idt.cp_protection_exception.set_handler_addr(at),
-            28 => idt.hv_injection_exception.set_handler_addr(at),
-            29 => idt.vmm_communication_exception.set_handler_addr(at),
-            30 => idt.security_exception.set_handler_addr(at),
-            32.. => idt[vector].set_handler_addr(at),
-            _ => return,
-        };
-        if let Some(ist) = ist {
-            options.set_stack_index(ist);
-        }
-    }
+    let dpl: u64 = if matches!(vector, 3 | 4) { 3 } else { 0 };
+    let at = traps::stub_va(vector);
+    let low = (at & 0xffff)
+        | u64::from(HYPERVISOR_CS) << 16
+        | ist << 32
+        | INTERRUPT_GATE
+        | dpl << 45
+        | PRESENT
+        | (at >> 16 & 0xffff) << 48;
+    [low, at >> 32]
 }
 
 /// Loads the GDT register: a guest's GDT area, or the boot alias of the hypervisor's page.

@@ -62,7 +62,9 @@ impl FpuArea {
             unsafe { core::arch::asm!("fxsave64 [{}]", in(reg) self.at.as_ptr(), options(nostack)) }
         } else {
             // SAFETY: aligned to 64, and as long as CPUID said for this XCR0.
-            unsafe { core::arch::asm!("xsave64 [{}]", in(reg) self.at.as_ptr(), in("eax") lo, in("edx") hi, options(nostack)) }
+            unsafe {
+                core::arch::asm!("xsave64 [{}]", in(reg) self.at.as_ptr(), in("eax") lo, in("edx") hi, options(nostack))
+            }
         }
     }
 
@@ -84,7 +86,9 @@ impl FpuArea {
             bytes[520..576].fill(0);
             let (lo, hi) = (xcr0 as u32, (xcr0 >> 32) as u32);
             // SAFETY: aligned to 64, long enough, header sane.
-            unsafe { core::arch::asm!("xrstor64 [{}]", in(reg) self.at.as_ptr(), in("eax") lo, in("edx") hi, options(nostack)) }
+            unsafe {
+                core::arch::asm!("xrstor64 [{}]", in(reg) self.at.as_ptr(), in("eax") lo, in("edx") hi, options(nostack))
+            }
         }
     }
 }

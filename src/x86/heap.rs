@@ -10,17 +10,19 @@ use spin::Mutex;
 /// Pieces of memory that the heap may consist of.
 const MAX_ARENAS: usize = 16;
 
+/// Gives at least so many bytes of fresh memory.
+pub type Grow = fn(usize) -> Option<&'static mut [u8]>;
+
 struct Arenas {
     heaps: [Heap; MAX_ARENAS],
     used: usize,
-    grow: Option<fn(usize) -> Option<&'static mut [u8]>>,
+    grow: Option<Grow>,
 }
 
 struct Global(Mutex<Arenas>);
 
 #[cfg_attr(target_os = "none", global_allocator)]
-static HEAP: Global =
-    Global(Mutex::new(Arenas { heaps: [const { Heap::empty() }; MAX_ARENAS], used: 0, grow: None }));
+static HEAP: Global = Global(Mutex::new(Arenas { heaps: [const { Heap::empty() }; MAX_ARENAS], used: 0, grow: None }));
 
 /// Adds memory to the heap; false if it has too many pieces already.
 #[expect(unsafe_code, reason = "gives memory to the allocator")]
@@ -37,7 +39,7 @@ pub fn add(memory: &'static mut [u8]) -> bool {
 }
 
 /// Where more comes from: asked with the bytes wanted.
-pub fn set_grow(grow: fn(usize) -> Option<&'static mut [u8]>) {
+pub fn set_grow(grow: Grow) {
     HEAP.0.lock().grow = Some(grow);
 }
 

@@ -5,6 +5,7 @@
 pub mod apic;
 pub mod cmos;
 pub mod cpu;
+pub mod debug;
 pub mod debug_exit;
 pub mod desc;
 pub mod directmap;
@@ -13,6 +14,7 @@ pub mod heap;
 pub mod paging;
 pub mod percpu;
 pub mod pit;
+pub mod port;
 pub mod serial;
-pub mod tsc;
 pub mod traps;
+pub mod tsc;

@@ -1,43 +1,36 @@
 //! The 8254 timer, used once: to find out how fast the TSC runs.
 
-use x86_64::instructions::port::Port;
+use super::port;
 
 /// Input clock of the 8254 in Hz.
 const PIT_HZ: u64 = 1_193_182;
 /// Length of the measurement in ticks of the 8254: about 10 ms.
 const TICKS: u16 = 11_932;
+/// Gate and output of channel 2; bit 0 gate, bit 1 speaker, bit 5 output.
+const GATE: u16 = 0x61;
+const COMMAND: u16 = 0x43;
+const CHANNEL_2: u16 = 0x42;
+/// Interrupt masks of the two 8259s.
+const MASKS: [u16; 2] = [0x21, 0xa1];
 
 /// Ticks per second of the TSC, measured on channel 2 in mode 0 over about 10 ms.
-#[expect(unsafe_code, reason = "port I/O")]
 pub fn measure_tsc_hz() -> u64 {
-    let mut gate: Port<u8> = Port::new(0x61);
-    let mut command: Port<u8> = Port::new(0x43);
-    let mut channel2: Port<u8> = Port::new(0x42);
-    // SAFETY: channel 2 and its gate drive the speaker and nothing else; the speaker bit is cleared.
-    unsafe {
-        let g = gate.read();
-        gate.write((g & !3) | 1);
-        command.write(0xb0);
-        channel2.write(TICKS as u8);
-        channel2.write((TICKS >> 8) as u8);
-    }
+    let gate = port::read_u8(GATE);
+    port::write_u8(GATE, (gate & !3) | 1);
+    port::write_u8(COMMAND, 0xb0);
+    port::write_u8(CHANNEL_2, TICKS as u8);
+    port::write_u8(CHANNEL_2, (TICKS >> 8) as u8);
     let start = super::tsc::rdtsc();
-    // SAFETY: reads the output of channel 2.
-    while unsafe { gate.read() } & 0x20 == 0 {
+    while port::read_u8(GATE) & 0x20 == 0 {
         core::hint::spin_loop();
     }
     let ticks = super::tsc::rdtsc() - start;
     ticks * PIT_HZ / u64::from(TICKS)
 }
 
-/// Silences the 8259s and the periodic timer of the firmware.
-#[expect(unsafe_code, reason = "port I/O")]
+/// Masks every line of both 8259s: nothing here uses them.
 pub fn quiet_legacy() {
-    let mut pic1: Port<u8> = Port::new(0x21);
-    let mut pic2: Port<u8> = Port::new(0xa1);
-    // SAFETY: masks every line of both interrupt controllers; nothing here uses them.
-    unsafe {
-        pic1.write(0xff);
-        pic2.write(0xff);
+    for mask in MASKS {
+        port::write_u8(mask, 0xff);
     }
 }

@@ -49,7 +49,6 @@ mod symbols {
 
     unsafe extern "C" {
         pub static trap_stubs: u8;
-        pub static guest_iretq: u8;
         pub static segment_load_gs: u8;
         pub static segment_load_ds: u8;
         pub static segment_load_es: u8;
@@ -184,7 +183,8 @@ fn die(frame: &Frame) -> ! {
 
 /// Ends the machine after a bug of the hypervisor: verdict ERROR for a test run, a stopped CPU for a debugger otherwise.
 pub fn finish(verdict: Verdict) -> ! {
-    crate::log::raw(alloc::format!("verdict: {verdict}\n").as_bytes());
+    // No allocation: this may be the end of a boot that has no memory yet.
+    crate::log::raw(verdict.last_line().as_bytes());
     debug_exit::exit(verdict)
 }
 
@@ -272,7 +272,7 @@ pub fn backtrace(rip: u64, mut rbp: u64) {
         }
         #[expect(unsafe_code, reason = "reads the stack")]
         // SAFETY: inside the image, whose stacks are mapped; two aligned words.
-        let (next, ret) = unsafe { (*(rbp as *const u64), *((rbp + 8) as *const u64)) };
+        let [next, ret] = unsafe { *(rbp as *const [u64; 2]) };
         crate::log!("traps", "  {ret:#x}");
         if next <= rbp {
             break;
