@@ -15,7 +15,7 @@ use crate::cmdline::{self, Expect};
 use crate::domain::spec::ModuleSpec;
 use crate::frame::{DomId, Maddr, Mfn, MfnRange, Order};
 use crate::kexec::idmap::{IdmapError, RelocTables};
-use crate::kexec::image::{ImageError, NextImage};
+use crate::kexec::image::{DigestCheck, ImageError, NextImage};
 use crate::kexec::kimage::{self, Kimage, KimageError};
 use crate::kexec::mbi::{MapEntry, MbiError, MbiWriter};
 use crate::kexec::reloc::{self, RelocArgs};
@@ -38,6 +38,9 @@ use core::sync::atomic::{AtomicBool, Ordering};
 const RELOC_VA: u64 = 0xffff_82d0_c000_0000;
 /// First frame at or above 4 GiB.
 const LIMIT_4G: u64 = 1 << 20;
+/// Bytes of an image that are hashed at a time, and nanoseconds from one piece to the next: guests run in between.
+const CHECK_BYTES: usize = 16 << 10;
+const CHECK_EVERY_NS: u64 = 500_000;
 /// Bytes for the boot information of the incoming image.
 const MBI_BYTES: usize = 64 << 10;
 
@@ -111,6 +114,11 @@ pub struct UpdateState {
     loaded: Option<Loaded>,
     report: Option<(Report, String)>,
     later_created: bool,
+    /// The next image's digest, being computed piece by piece while guests run.
+    checking: Option<(Maddr, DigestCheck<'static>)>,
+    next_check_ns: u64,
+    /// The image whose digest was found right.
+    verified: Option<Maddr>,
 }
 
 impl UpdateState {
@@ -128,6 +136,9 @@ impl UpdateState {
             loaded: None,
             report: None,
             later_created: false,
+            checking: None,
+            next_check_ns: 0,
+            verified: None,
         }
     }
 
@@ -156,6 +167,12 @@ pub fn is_requested(host: &Host) -> bool {
     host.update.lock().requested
 }
 
+/// True if an update is under way, or will come by itself.
+pub fn is_busy(host: &Host) -> bool {
+    let u = host.update.lock();
+    u.requested || u.report.is_some() || u.automatic_done < u64::from(host.options.lu_updates)
+}
+
 /// Updates refused so far.
 pub fn refusals(host: &Host) -> u64 {
     host.update.lock().refusals
@@ -176,6 +193,9 @@ pub fn next_tick(host: &Host) -> u64 {
     if u.report.is_some() {
         return u64::MAX;
     }
+    if u.checking.is_some() {
+        return u.next_check_ns;
+    }
     if u.automatic_done < u64::from(o.lu_updates) {
         return u.next_ns.max(o.lu_first_ns);
     }
@@ -193,9 +213,13 @@ pub fn tick(host: &Host, now: u64) {
     }
     let o = &host.options;
     let mut u = host.update.lock();
+    if u.checking.is_some() {
+        u.next_check_ns = now + CHECK_EVERY_NS;
+        u.requested = true;
+        return;
+    }
     if u.automatic_done < u64::from(o.lu_updates) {
         u.automatic_done += 1;
-        u.next_ns = now + o.lu_every_ns;
         u.requested = true;
         return;
     }
@@ -256,11 +280,10 @@ fn load_of(host: &Host) -> Load {
     Load { ram_end: host.memmap.end(), gib_pages: host.features.gib_pages, partial_chunks }
 }
 
-/// All the checks (I11): the image is whole and authentic, fits slot and region, and reads what is written.
+/// All the checks (I11) but the digest, which takes long: the image is whole, fits slot and region, and reads what is written.
 fn plan<'a>(host: &Host, name: &str, file: &'a [u8]) -> Result<(NextImage<'a>, RegionNeeds), Refusal> {
     let refuse = |error| Refusal::Image { name: name.to_string(), error };
     let image = NextImage::parse(file).map_err(refuse)?;
-    image.verify_digest().map_err(refuse)?;
     image.place(host.slot).map_err(refuse)?;
     image.check_features(0).map_err(refuse)?;
     let writes = StreamVersion::CURRENT.get()..=StreamVersion::CURRENT.get();
@@ -304,12 +327,38 @@ fn boot_information(host: &Host) -> Result<Vec<u8>, Refusal> {
     Ok(buf)
 }
 
-/// Stages the next image, unless it is staged already. Guests may run before and after every step.
-fn stage_next(host: &Host) -> Result<(), Refusal> {
+/// Hashes a piece of an image; true when all of it was found to be what its note says.
+fn check_digest(host: &Host, name: &str, at: Maddr, image: &NextImage<'static>) -> Result<bool, Refusal> {
+    let mut u = host.update.lock();
+    if u.verified == Some(at) {
+        return Ok(true);
+    }
+    let mut check = match u.checking.take() {
+        Some((place, check)) if place == at => check,
+        _ => image.digest_check(),
+    };
+    match check.step(CHECK_BYTES) {
+        None => {
+            u.checking = Some((at, check));
+            Ok(false)
+        }
+        Some(Ok(())) => {
+            u.verified = Some(at);
+            Ok(true)
+        }
+        Some(Err(error)) => Err(Refusal::Image { name: name.to_string(), error }),
+    }
+}
+
+/// Stages the next image, unless it is staged already; false if guests are to run before it goes on.
+fn stage_next(host: &Host) -> Result<bool, Refusal> {
     let (name, at, file) = choose(host)?;
     let (image, _) = plan(host, &name, file)?;
+    if !check_digest(host, &name, at, &image)? {
+        return Ok(false);
+    }
     if host.update.lock().staged.as_ref().is_some_and(|s| s.version == image.version()) {
-        return Ok(());
+        return Ok(true);
     }
     unstage(host);
     let mut blocks = Vec::new();
@@ -320,7 +369,7 @@ fn stage_next(host: &Host) -> Result<(), Refusal> {
             log!("lu", "staged {} from module {name}: {entries} entries", image.version());
             let version = image.version().to_string();
             host.update.lock().staged = Some(Staged { version, kimage, tables, copy, blocks });
-            Ok(())
+            Ok(true)
         }
         Err(e) => {
             for block in blocks {
@@ -382,8 +431,10 @@ fn build_stage(
 /// Carries out the update that was asked for. Returns only if there is none.
 pub fn run_pending(host: &Host, frame: &mut Frame) {
     host.update.lock().requested = false;
-    if let Err(refusal) = stage_next(host) {
-        return refuse(host, &refusal);
+    match stage_next(host) {
+        Ok(true) => {}
+        Ok(false) => return,
+        Err(refusal) => return refuse(host, &refusal),
     }
     let paused_tsc = tsc::rdtsc();
     log::hold();
@@ -396,7 +447,12 @@ pub fn run_pending(host: &Host, frame: &mut Frame) {
 fn refuse(host: &Host, refusal: &Refusal) {
     let word = if matches!(refusal, Refusal::Deadline { .. }) { "aborted" } else { "refused" };
     log!("lu", "{word}: {refusal}");
-    host.update.lock().refusals += 1;
+    {
+        let mut u = host.update.lock();
+        u.refusals += 1;
+        u.checking = None;
+        u.next_ns = tsc::now_ns() + host.options.lu_every_ns;
+    }
     if host.options.expect == Expect::Success {
         verdict::note(Verdict::Failure);
     }
@@ -479,12 +535,17 @@ fn facts(host: &Host, paused_tsc: u64) -> UpdateFacts {
 
 /// Keeps an image that a privileged domain has loaded, after all the checks of a plan.
 pub fn load(host: &Host, block: Block, len_bytes: u64) -> Result<(), (Block, Refusal)> {
-    let bytes = loaded_bytes(block.mfn().maddr(), len_bytes);
-    if let Err(refusal) = plan(host, "loaded", bytes) {
+    let at = block.mfn().maddr();
+    let checked = plan(host, "loaded", loaded_bytes(at, len_bytes)).and_then(|(image, _)| {
+        image.verify_digest().map_err(|error| Refusal::Image { name: "loaded".to_string(), error })
+    });
+    if let Err(refusal) = checked {
         return Err((block, refusal));
     }
     unload(host);
-    host.update.lock().loaded = Some(Loaded { block, len_bytes });
+    let mut u = host.update.lock();
+    u.loaded = Some(Loaded { block, len_bytes });
+    u.verified = Some(at);
     Ok(())
 }
 
@@ -492,6 +553,10 @@ pub fn load(host: &Host, block: Block, len_bytes: u64) -> Result<(), (Block, Ref
 pub fn unload(host: &Host) -> bool {
     let loaded = host.update.lock().loaded.take();
     let Some(loaded) = loaded else { return false };
+    {
+        let mut u = host.update.lock();
+        (u.verified, u.checking) = (None, None);
+    }
     unstage(host);
     host.frames.free(loaded.block);
     true
@@ -587,6 +652,7 @@ fn print_report(host: &Host) {
         taken
     };
     RESUME_EXPECTED.store(false, Ordering::Release);
+    host.update.lock().next_ns = tsc::now_ns() + host.options.lu_every_ns;
     let scale = tsc::clock().scale;
     let resumed = if r.resumed != 0 { r.resumed } else { tsc::rdtsc() };
     let between = |a: u64, b: u64| scale.ns(b.saturating_sub(a));

@@ -5,7 +5,7 @@ use crate::domain::console::ConsoleRing;
 use crate::domain::evtchn::{DomainConfig, Service};
 use crate::domain::kernel::Kernel;
 use crate::domain::spec::{Create, GuestSpec, ModuleSpec};
-use crate::frame::{DomId, Mfn, Order, Pfn};
+use crate::frame::{DomId, Mfn, MfnRange, Order, Pfn};
 use crate::log;
 use crate::mm::extents::ExtentMap;
 use crate::mm::page_info::CountFlags;
@@ -70,7 +70,6 @@ fn guests(host: &Host) -> Vec<(Module, Vec<String>, Create)> {
             Ok(_) => {}
             Err(e) => {
                 log!("domain", "module \"{}\": {e}", module.string);
-                verdict::note(Verdict::Failure);
             }
         }
     }
@@ -118,11 +117,11 @@ fn create_named(host: &Host, module: &Module, name: &str) {
         Ok(domain) => {
             let memory = domain.memory.lock();
             let (frames, extents) = (memory.extents.nr_frames(), memory.extents.nr_extents());
-            log!("domain", "{} {name} created: {frames} frames in {extents} extents", domain.id);
+            let last = memory.extents.iter().next_back().map_or(MfnRange::EMPTY, |e| e.range());
+            log!("domain", "{} {name} created: {frames} frames in {extents} extents, the last {last}", domain.id);
         }
         Err(e) => {
             log!("domain", "{name} cannot be created: {e}");
-            verdict::note(Verdict::Failure);
         }
     }
 }
@@ -148,32 +147,46 @@ impl<'h> Taken<'h> {
         while largest.nr_frames() > (nr_pages / extents.max(1)).max(1) {
             largest = largest.smaller().unwrap_or(Order::PAGE);
         }
-        // With more extents asked for than one, a page is left out between two blocks, so that they cannot join.
-        let mut gaps = Vec::new();
+        // With more extents asked for than one, every other block is held back while memory is taken, so that they cannot join.
+        let mut held = Vec::new();
         let mut pfn = 0;
         let mut order = largest;
-        while pfn < nr_pages {
+        let result = loop {
+            if pfn == nr_pages {
+                break Ok(());
+            }
             while order.nr_frames() > nr_pages - pfn {
                 order = order.smaller().unwrap_or(Order::PAGE);
             }
-            let Some(block) = self.host.frames.alloc(order) else {
-                order = order.smaller().ok_or_else(no_memory)?;
+            let block = match order.larger().filter(|_| extents > 1) {
+                Some(twice) => self.host.frames.alloc(twice).and_then(|block| match self.host.frames.split(block) {
+                    Ok((lower, upper)) => {
+                        held.push(upper);
+                        Some(lower)
+                    }
+                    Err(whole) => {
+                        self.host.frames.free(whole);
+                        None
+                    }
+                }),
+                None => self.host.frames.alloc(order),
+            };
+            let Some(block) = block else {
+                let Some(smaller) = order.smaller() else { break Err(no_memory()) };
+                order = smaller;
                 continue;
             };
             DirectMap.zero(block.mfn().maddr(), order.len_bytes());
-            let block = self.host.frames.into_domain(block, self.id).map_err(|_| no_memory())?;
+            let Ok(block) = self.host.frames.into_domain(block, self.id) else { break Err(no_memory()) };
             let inserted = self.extents.insert(Some(Pfn::new(pfn)), block.mfn(), order.nr_frames());
             assert!(inserted.is_ok(), "fresh memory is in nobody's extents (I6)");
             self.host.m2p.set_run(&DirectMap, block.range(), Pfn::new(pfn));
             pfn += order.nr_frames();
-            if extents > 1 {
-                gaps.extend(self.host.frames.alloc(Order::PAGE));
-            }
+        };
+        for block in held {
+            self.host.frames.free(block);
         }
-        for gap in gaps {
-            self.host.frames.free(gap);
-        }
-        Ok(())
+        result
     }
 
     fn take_shared_info(&mut self) -> Result<Mfn, CreateError> {
@@ -202,7 +215,7 @@ impl Drop for Taken<'_> {
             let _ = self.host.frames.relinquish(extent.range(), self.id);
         }
         if let Some(mfn) = self.shared_info {
-            let _ = self.host.frames.relinquish(crate::frame::MfnRange::new(mfn, 1), self.id);
+            let _ = self.host.frames.relinquish(MfnRange::new(mfn, 1), self.id);
         }
     }
 }

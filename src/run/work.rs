@@ -141,7 +141,7 @@ pub fn arm_timer(now: u64) {
 
 /// Ends a test run when no domain is left.
 fn finish_if_all_are_down(host: &Host) {
-    if host.options.exit != Exit::Qemu || !host.domains.lock().is_empty() {
+    if host.options.exit != Exit::Qemu || !host.domains.lock().is_empty() || update::is_busy(host) {
         return;
     }
     let missing = update::missing(host);

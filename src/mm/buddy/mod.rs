@@ -339,8 +339,7 @@ impl Heap {
             }
             let Some(id) = entry.split_id() else { return Err(not_owned(part.first)) };
             let pages = table.pages(id);
-            for index in part.first..part.end {
-                let page = &pages[index];
+            for (index, page) in pages.iter().enumerate().take(part.end).skip(part.first) {
                 if page.owner() != Some(owner) || part.mfn(index) == Mfn::ZERO {
                     return Err(not_owned(index));
                 }
