@@ -170,7 +170,7 @@ pub fn is_requested(host: &Host) -> bool {
 /// True if an update is under way, or will come by itself.
 pub fn is_busy(host: &Host) -> bool {
     let u = host.update.lock();
-    u.requested || u.report.is_some() || u.automatic_done < u64::from(host.options.lu_updates)
+    u.requested || u.checking.is_some() || u.report.is_some() || u.automatic_done < u64::from(host.options.lu_updates)
 }
 
 /// Updates refused so far.

@@ -13,10 +13,9 @@ pub fn all() -> Vec<Scenario> {
             .limit(240),
         update("update-back-to-back", "the second update starts as soon as the first is over", 2, 0)
             .guests(job::guests()),
-        update("update-no-guests", "the hypervisor alone goes from build to build", 4, 20),
         update("update-256m", "three updates in 256 MiB", 3, 50).memory("256M").guests(job::guests()),
         update("update-3g", "three updates in 3 GiB", 3, 50).memory("3G").guests(job::guests()),
-        update("update-6g", "three updates in 6 GiB, with a guest above the hole", 3, 50)
+        update("update-6g", "three updates in 6 GiB, with a guest that reaches above the hole", 3, 50)
             .memory("6G")
             .guests(job::guests()),
         update("update-mid-hypercall", "updates all the time while page tables are pinned and switched", 20, 7)
@@ -45,7 +44,7 @@ pub fn all() -> Vec<Scenario> {
         update("update-created-later", "a domain created after the first update lives through the second", 3, 200)
             .guests([Guest::new("pulse", "16M"), Guest::new("memory", "32M").named("late").with("create=later")]),
         update("update-thousand-extents", "a guest of more than a thousand separate extents", 3, 50)
-            .guests([Guest::new("memory", "64M").with("extents=1200"), Guest::new("pulse", "16M")])
+            .guests([Guest::new("memory", "64M").line("extents=1200"), Guest::new("pulse", "16M")])
             .says(r#""extents":(1[2-9]|[2-9]\d|\d{3})\d\d"#),
         update("update-sixteen-guests", "sixteen domains on one processor", 3, 100)
             .memory("1G")
