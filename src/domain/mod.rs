@@ -3,5 +3,6 @@
 pub mod builder;
 pub mod console;
 pub mod evtchn;
+pub mod exchange;
 pub mod kernel;
 pub mod spec;

@@ -1,6 +1,7 @@
 //! `memory_op`: a domain's memory grows, shrinks and changes.
 
 use super::{Caller, Outcome};
+use crate::domain::exchange::{Chunks, Extents};
 use crate::frame::{CHUNK_SIZE, DomId, Mfn, MfnRange, Order, Pfn};
 use crate::mm::buddy::Block;
 use crate::mm::extents::ExtentMap;
@@ -219,26 +220,6 @@ fn is_registered(domain: &Domain, mfn: Mfn) -> bool {
     })
 }
 
-/// How the extents of the two sides of an exchange fit together: so many of each make a chunk, which is exchanged as a whole.
-#[derive(Clone, Copy)]
-struct Chunks {
-    nr: u64,
-    give: u64,
-    get: u64,
-}
-
-/// `give` and `get` are number and order of extents. Nothing if they are not the same amount of memory.
-fn chunks(give: (u64, Order), get: (u64, Order)) -> Option<Chunks> {
-    let frames = |(nr, order): (u64, Order)| nr.checked_mul(order.nr_frames());
-    if frames(give)? != frames(get)? {
-        return None;
-    }
-    let largest = give.1.max(get.1).nr_frames();
-    let per_chunk = |order: Order| largest / order.nr_frames();
-    // The side with the larger extents has one of them in each chunk.
-    Some(Chunks { nr: give.0.min(get.0), give: per_chunk(give.1), get: per_chunk(get.1) })
-}
-
 /// `XENMEM_exchange`: blocks of one order for as much memory in blocks of another, chunk by chunk.
 fn exchange(c: &mut Caller<'_>, memory: &GuestMem<'_, DirectMap>, cmd: u64, arg: u64) -> Result<Outcome, Errno> {
     let b = memory.read_array::<{ memory_exchange::SIZE }>(arg)?;
@@ -249,7 +230,8 @@ fn exchange(c: &mut Caller<'_>, memory: &GuestMem<'_, DirectMap>, cmd: u64, arg:
     if get.domid != give_up.domid || done > give_up.nr {
         return Err(Errno::EINVAL);
     }
-    let chunks = chunks((give_up.nr, give_up.order), (get.nr, get.order)).ok_or(Errno::EINVAL)?;
+    let side = |r: &Reservation| Extents { nr: r.nr, order: r.order };
+    let chunks = Chunks::of(side(&give_up), side(&get)).ok_or(Errno::EINVAL)?;
     let domain = c.vcpu.domain.clone();
     // As in Xen, an incomplete chunk is begun anew.
     let first = done / chunks.give;

@@ -8,8 +8,8 @@ use luxen_guests::machine::hypercall::{self, mmuext, write_entry};
 use luxen_guests::machine::memory::{self, Window};
 use luxen_guests::pte;
 
-use super::{granted, refused};
 use super::space::{EMPTY, Space, USER_BASE};
+use super::{granted, refused};
 
 /// An interrupt gate: system type 14, DPL 0.
 const SYSTEM_GATE: u64 = 0x0000_8e00_0000_0000;
