@@ -11,7 +11,7 @@
 //!
 //! Options: `updates=<n>` (1), `first-ms=<n>` (100: when the first one is asked for), `every-ms=<n>` (100: from one to the
 //! next), `wait-ms=<n>` (5000: how long one may take), `alternate`, `expect=<text>` (end of the version that the first
-//! update leads to, `-b`).
+//! update leads to, `-b`), `exec-nothing` (exec with nothing loaded must be refused: no module is a next build either).
 
 #![expect(unsafe_code, reason = "the ramdisk is reached by its address")]
 
@@ -62,6 +62,10 @@ fn update_all(guest: &mut Guest) {
     check_ranges();
     check_refusals(image);
     check_loading(image);
+    if guest.options().has("exec-nothing") {
+        refused(exec(op::KEXEC_TYPE_LIVE_UPDATE), Errno::ENOENT, "exec of nothing");
+        say!("exec of nothing is refused with {}", Errno::ENOENT);
+    }
 
     let mut next = time::now().saturating_add(first);
     for number in 1..=updates {
