@@ -569,6 +569,11 @@ pub fn unload(host: &Host) -> bool {
     true
 }
 
+/// True if there is an image to go to: one that is loaded, or a module.
+pub fn has_next(host: &Host) -> bool {
+    choose(host).is_ok()
+}
+
 /// True if an image is loaded.
 pub fn is_loaded(host: &Host) -> bool {
     host.update.lock().loaded.is_some()
