@@ -50,7 +50,7 @@ pub fn all() -> Vec<Scenario> {
         update("update-sixteen-guests", "sixteen domains on one processor", 3, 100)
             .memory("1G")
             .guests((1..=16).map(|n| Guest::new("pulse", "8M").named(format!("pulse-{n}"))))
-            .limit(120),
+            .limit(300),
         Scenario::new("update-by-key", "an update asked for on the console, by GRUB")
             .grub()
             .options("liveupdate=32M finish=3000")
@@ -67,5 +67,5 @@ fn update(name: &'static str, purpose: &'static str, count: u32, every: u32) -> 
         .options(&format!("liveupdate=32M lu-first=100 lu-updates={count} lu-every={every} finish=150"))
         .modules(job::images())
         .updates(count)
-        .limit(90)
+        .limit(240)
 }
