@@ -499,6 +499,7 @@ fn restore_domain(host: &Host, mut saved: SavedDomain) -> Result<(), Refused> {
     })();
     host.settle_without_ldt(&types);
     replayed.map_err(|e: crate::mm::types::TypeError| refused(e))?;
+    host.hold_shared(&domain).map_err(refused)?;
 
     let mut vcpus = Vec::new();
     for v in saved.vcpus {
@@ -533,7 +534,6 @@ fn restore_vcpu(host: &Host, domain: &Arc<Domain>, from: SavedVcpu) -> Result<Ar
     let mut v = VcpuState::new(info, fpu);
     v.info_registered = s.vcpu_info.is_some();
     let mut gdt = ([None; GDT_FRAMES], 0);
-    let mut ldt = (0, 0);
     if let Some(c) = &from.context {
         hypercall::vcpu::load_context(&mut v, c);
         let nr = (c.gdt_ents as usize).div_ceil(512).min(GDT_FRAMES);
@@ -541,7 +541,6 @@ fn restore_vcpu(host: &Host, domain: &Arc<Domain>, from: SavedVcpu) -> Result<Ar
             *to = Some(Mfn::try_new(raw).map_err(refused)?);
         }
         gdt.1 = c.gdt_ents as u32;
-        ldt = (c.ldt_base, c.ldt_ents);
     }
     if let Some((xcr0, area)) = from.xsave {
         if xcr0 != v.fpu.xcr0() || area.len() != v.fpu.bytes().len() {
@@ -573,16 +572,8 @@ fn restore_vcpu(host: &Host, domain: &Arc<Domain>, from: SavedVcpu) -> Result<Ar
     v.callbacks.syscall32 = callback(c.syscall32, CallbackMasks::SYSCALL32);
     v.callbacks.sysenter = callback(c.sysenter, CallbackMasks::SYSENTER);
     v.callbacks.nmi = callback(c.nmi, CallbackMasks::NMI);
-    let kernel_l4 = v.kernel_l4;
     let vcpu = Arc::new(Vcpu { domain: domain.clone(), id: s.vcpu, state: spin::Mutex::new(v) });
     hypercall::tables::take_gdt(&vcpu, gdt.0, gdt.1).map_err(refused)?;
-    if let (true, Some(l4)) = (ldt.1 != 0, kernel_l4) {
-        let (frames, taken) = hypercall::mmuext::take_ldt(domain, l4, ldt.0, ldt.1);
-        if !taken {
-            return Err(refused("its LDT is not mapped"));
-        }
-        host.map_descriptor_frames(domain, vcpu.id, 1, &frames);
-        vcpu.state.lock().ldt_frames = frames;
-    }
+    hypercall::mmuext::map_ldt(&vcpu);
     Ok(vcpu)
 }

@@ -35,7 +35,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 /// Where the relocation code's copy is mapped executable.
-const RELOC_VA: u64 = 0xffff_82d0_c000_0000;
+pub const RELOC_VA: u64 = 0xffff_82d0_c000_0000;
 /// First frame at or above 4 GiB.
 const LIMIT_4G: u64 = 1 << 20;
 /// Bytes of an image that are hashed at a time, and nanoseconds from one piece to the next: guests run in between.
@@ -170,7 +170,7 @@ pub fn is_requested(host: &Host) -> bool {
 /// True if an update is under way, or will come by itself.
 pub fn is_busy(host: &Host) -> bool {
     let u = host.update.lock();
-    u.requested || u.report.is_some() || u.automatic_done < u64::from(host.options.lu_updates)
+    u.requested || u.checking.is_some() || u.report.is_some() || u.automatic_done < u64::from(host.options.lu_updates)
 }
 
 /// Updates refused so far.
@@ -387,24 +387,9 @@ fn unstage(host: &Host) {
     }
 }
 
-fn build_stage(
-    host: &Host,
-    image: &NextImage<'_>,
-    at: Maddr,
-    blocks: &mut Vec<Block>,
-) -> Result<(Kimage, RelocTables, Mfn), Refusal> {
-    let name = || image.version().to_string();
-    let placed = image.place(host.slot).map_err(|error| Refusal::Image { name: name(), error })?;
-    let mbi = boot_information(host)?;
-    let mut take = || {
-        let block = host.frames.alloc(Order::PAGE)?;
-        let mfn = block.mfn();
-        blocks.push(block);
-        Some(mfn)
-    };
+/// Copies the relocation code to a frame of its own and builds the tables that it runs on.
+pub fn build_relocation(host: &Host, blocks: &mut Vec<Block>) -> Result<(RelocTables, Mfn), Refusal> {
     let region = host.region.range();
-    let kimage =
-        kimage::stage(&DirectMap, &placed, at, region, &mbi, &mut take).map_err(|e| Refusal::Stage(e.cause))?;
     let copy_block = host.frames.alloc_below(Order::PAGE, LIMIT_4G).ok_or(Refusal::NoMemory)?;
     let copy = copy_block.mfn();
     blocks.push(copy_block);
@@ -425,6 +410,28 @@ fn build_stage(
         Some(mfn)
     });
     builder.map(host.own_l4, RELOC_VA, copy.maddr(), 1, paging::RW | paging::AD).ok_or(Refusal::NoMemory)?;
+    Ok((tables, copy))
+}
+
+fn build_stage(
+    host: &Host,
+    image: &NextImage<'_>,
+    at: Maddr,
+    blocks: &mut Vec<Block>,
+) -> Result<(Kimage, RelocTables, Mfn), Refusal> {
+    let name = || image.version().to_string();
+    let placed = image.place(host.slot).map_err(|error| Refusal::Image { name: name(), error })?;
+    let mbi = boot_information(host)?;
+    let mut take = || {
+        let block = host.frames.alloc(Order::PAGE)?;
+        let mfn = block.mfn();
+        blocks.push(block);
+        Some(mfn)
+    };
+    let region = host.region.range();
+    let kimage =
+        kimage::stage(&DirectMap, &placed, at, region, &mbi, &mut take).map_err(|e| Refusal::Stage(e.cause))?;
+    let (tables, copy) = build_relocation(host, blocks)?;
     Ok((kimage, tables, copy))
 }
 
@@ -560,6 +567,11 @@ pub fn unload(host: &Host) -> bool {
     unstage(host);
     host.frames.free(loaded.block);
     true
+}
+
+/// True if there is an image to go to: one that is loaded, or a module.
+pub fn has_next(host: &Host) -> bool {
+    choose(host).is_ok()
 }
 
 /// True if an image is loaded.

@@ -316,7 +316,7 @@ fn create(host: &Host, module: &Module, name: &str) -> Result<Arc<Domain>, Creat
         rings: Rings { console: start.console, console_port, store: start.store, store_port: 0 },
     }));
     host.domains.lock().insert(id, domain.clone());
-    let first = first_vcpu(host, &domain, &start);
+    let first = host.hold_shared(&domain).map_err(CreateError::Types).and_then(|()| first_vcpu(host, &domain, &start));
     if let Err(e) = first.and_then(|vcpu| add_vcpus(host, &domain, vcpu, spec.vcpus)) {
         crate::run::teardown::shut_down(&domain, crate::run::domain::Shutdown(crate::xen::hypercall::shutdown::CRASH));
         return Err(e);

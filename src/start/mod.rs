@@ -10,6 +10,7 @@
 
 pub mod bootinfo;
 pub mod memory;
+pub mod selftest;
 
 use crate::cmdline::{self, BadRegionSpec};
 use crate::frame::{DomId, Maddr, Mfn, MfnRange, Order};
@@ -276,6 +277,9 @@ fn cold(plugged: Plugged, modules: Vec<Module>, given: Given<'_>) -> Result<(), 
     let wallclock = (cmos::unix_seconds(), 0);
     let update = crate::lu::update::UpdateState::cold();
     let host = host::install(make_host(plugged, given, m2p, HostParts { wallclock, modules, update }));
+    if let Some(test) = &host.options.test {
+        selftest::run(host, test.as_str());
+    }
     create::create_boot_domains(host);
     Ok(())
 }
