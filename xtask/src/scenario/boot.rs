@@ -41,6 +41,7 @@ pub fn all() -> Vec<Scenario> {
         bad_module("boot-module-bad-size", "a guest with a size that is none is not made", "guest name=x memory=lots")
             .says("memory=lots is not a size"),
         bad_module("boot-module-too-large", "a guest larger than the machine is not made", "guest name=x memory=64G")
+            .verdict(Verdict::Failure)
             .says("domain: x cannot be created: no memory"),
         Scenario::new("boot-kernel-not-elf", "a guest module that is no kernel is refused, the others run")
             .options(PLAIN)
@@ -65,7 +66,7 @@ fn cold(name: &'static str, purpose: &'static str) -> Scenario {
         .says("ledger: total ")
 }
 
-/// A good guest, and behind it a module that is refused: the guest lives, and the verdict says that something asked for is not there.
+/// A good guest, and behind it a module that is refused: it is named, and the guest lives.
 fn bad_module(name: &'static str, purpose: &'static str, string: &str) -> Scenario {
     let module = Module { file: paths::out("pulse"), string: string.to_owned() };
     let scenario = Scenario::new(name, purpose).options(PLAIN).guests([Guest::new("pulse", "16M")]).modules([module]);
