@@ -56,6 +56,9 @@ pub fn kexec_op(c: &mut Caller<'_>, cmd: u64, arg: u64) -> Result<u64, Errno> {
         }
         op::EXEC => {
             is_update(u64::from(memory.read_u32(arg)?))?;
+            if !update::has_next(host) {
+                return Err(Errno::ENOENT);
+            }
             // Asynchronous, as Xen's: 0 says that the update was asked for.
             update::request(host);
             Ok(0)

@@ -25,7 +25,7 @@ pub struct Args {
     /// Write the verdict, every update's report and the guests' verdicts to FILE as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Stay on the console, in real time: `?` lists the hypervisor's keys, Ctrl-A X ends QEMU
+    /// Stay on the console, in real time: `?` lists the hypervisor's keys, Ctrl-] x ends QEMU
     #[arg(long)]
     interactive: bool,
     /// Who executes the machine's instructions; with kvm the times are the host's
@@ -99,7 +99,7 @@ fn carry_out(args: &Args) -> Result<RunResult> {
 
 /// Gives the terminal to QEMU and reads its log afterwards.
 fn interact(machine: &Machine, log: PathBuf) -> Result<Outcome> {
-    println!("The console is COM1: `?` lists the hypervisor's keys, Ctrl-A X ends QEMU, Ctrl-A C is its monitor.");
+    println!("The console: `?` lists the hypervisor's keys, `u` updates, Ctrl-A types to a guest; Ctrl-] x ends QEMU.");
     let started = Instant::now();
     let mut command = machine.command();
     console::die_with_parent(&mut command);

@@ -1,7 +1,7 @@
 //! Numbers and layouts of Xen's 64-bit PV interface, as a guest sees them.
 //!
 //! Sources: Xen's public headers (MIT): `xen.h`, `arch-x86/xen.h`, `arch-x86/xen-x86_64.h`, `event_channel.h`, `sched.h`,
-//! `vcpu.h`, `callback.h`, `memory.h`, `errno.h`, `io/console.h`. The sizes and offsets are asserted beside each layout.
+//! `vcpu.h`, `callback.h`, `memory.h`, `errno.h`, `io/console.h`, `kexec.h`. The sizes and offsets are asserted beside each layout.
 
 use core::fmt;
 use core::mem::{offset_of, size_of};
@@ -97,6 +97,23 @@ pub mod op {
     pub const SEGBASE_FS: u64 = 0;
     pub const SEGBASE_GS_KERNEL: u64 = 2;
     pub const XEN_VERSION_VERSION: u64 = 0;
+    pub const XEN_VERSION_CHANGESET: u64 = 4;
+
+    pub const KEXEC_EXEC: u64 = 0;
+    pub const KEXEC_GET_RANGE: u64 = 3;
+    pub const KEXEC_LOAD: u64 = 4;
+    pub const KEXEC_UNLOAD: u64 = 5;
+    pub const KEXEC_STATUS: u64 = 6;
+    /// Not a kexec operation.
+    pub const KEXEC_NONE: u64 = 7;
+    pub const KEXEC_TYPE_DEFAULT: u8 = 0;
+    pub const KEXEC_TYPE_CRASH: u8 = 1;
+    pub const KEXEC_TYPE_LIVE_UPDATE: u8 = 2;
+    /// Where the hypervisor's image is.
+    pub const KEXEC_RANGE_XEN: i32 = 1;
+    /// Where the live-update region is.
+    pub const KEXEC_RANGE_LIVEUPDATE: i32 = 7;
+    pub const EM_X86_64: u16 = 62;
 
     pub const DOMID_SELF: u16 = 0x7ff0;
     /// A domain number that no domain can have: above the last, and not one of the reserved ones.
@@ -133,7 +150,9 @@ pub struct Errno(pub u16);
 impl Errno {
     #![allow(missing_docs, reason = "the names are the headers' names")]
     pub const EPERM: Errno = Errno(1);
+    pub const ENOENT: Errno = Errno(2);
     pub const ESRCH: Errno = Errno(3);
+    pub const EFAULT: Errno = Errno(14);
     pub const EBUSY: Errno = Errno(16);
     pub const EINVAL: Errno = Errno(22);
     pub const ENOSYS: Errno = Errno(38);
@@ -387,6 +406,63 @@ pub struct Exchange {
     pub nr_exchanged: u64,
 }
 
+/// A range of machine memory that a kexec tool asks for.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub struct KexecRange {
+    /// Which.
+    pub range: i32,
+    /// Which of several.
+    pub nr: i32,
+    /// Its bytes.
+    pub size: u64,
+    /// Its machine address.
+    pub start: u64,
+}
+
+/// An image to be loaded.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub struct KexecLoad {
+    /// KEXEC_TYPE.
+    pub kind: u8,
+    pad: u8,
+    /// ELF machine number of the entry.
+    pub arch: u16,
+    /// Segments.
+    pub nr_segments: u32,
+    /// Their address.
+    pub segments: u64,
+    /// Where it is entered.
+    pub entry_maddr: u64,
+}
+
+impl KexecLoad {
+    /// With these segments.
+    pub fn new(kind: u8, segments: &[KexecSegment]) -> Self {
+        let nr_segments = segments.len() as u32;
+        KexecLoad { kind, pad: 0, arch: op::EM_X86_64, nr_segments, segments: segments.as_ptr() as u64, entry_maddr: 0 }
+    }
+}
+
+/// A piece of an image.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub struct KexecSegment {
+    /// Address of its bytes.
+    pub buf: u64,
+    /// Their number.
+    pub buf_size: u64,
+    /// Machine address where it is to be.
+    pub dest_maddr: u64,
+    /// Bytes there.
+    pub dest_size: u64,
+}
+
+const _: () = assert!(size_of::<KexecRange>() == 24);
+const _: () = assert!(size_of::<KexecLoad>() == 24);
+const _: () = assert!(offset_of!(KexecLoad, segments) == 8);
+const _: () = assert!(size_of::<KexecSegment>() == 32);
 const _: () = assert!(size_of::<TrapInfo>() == 16);
 const _: () = assert!(size_of::<MmuextOp>() == 24);
 const _: () = assert!(size_of::<MulticallEntry>() == 64);

@@ -1,29 +1,71 @@
-//! kexec: the relocation code, and the hypercall through which a privileged domain updates the hypervisor.
+//! The next build loaded by a privileged domain with `kexec_op`, and the update asked for by it.
 
 use super::Scenario;
+use crate::image::Module;
 use crate::job::{self, Guest};
+use crate::paths;
 
 /// All of them.
 pub fn all() -> Vec<Scenario> {
     vec![
-        Scenario::new(
-            "kexec-relocation",
-            "the relocation code does on the machine what its simulator says, list by list",
-        )
-        .options("liveupdate=32M test=reloc")
-        .says("test: reloc: .* lists"),
-        Scenario::new("kexec-hypercall", "a privileged domain loads the next build by kexec_op and starts the update")
-            .options("liveupdate=32M test=kexec-op finish=500")
-            .modules(job::images())
-            .guests([Guest::new("pulse", "16M").named("control").with("privileged"), Guest::new("memory", "32M")])
+        kexec("kexec-update", "a privileged domain loads the next build and asks for the update", "expect=-b")
+            .guests([Guest::new("pulse", "16M"), Guest::new("memory", "32M"), Guest::new("tables", "16M")])
+            .guests(job::events_pair(5))
+            .says(r"\(d1\) updater: runs under luxen .*-b after update 1")
+            .says(r"\(d1\) updater: ends under luxen .*-b$")
+            .options("finish=700")
             .updates(1),
-        Scenario::new(
-            "kexec-unprivileged",
-            "kexec_op of a domain without privilege is refused with EPERM: the guest checks it",
+        kexec("kexec-update-grub", "the same, by GRUB, in a machine with RAM above the hole", "expect=-b")
+            .memory("6G")
+            .grub()
+            .options("finish=700")
+            .guests([Guest::new("pulse", "16M")])
+            .says(r"\(d1\) updater: runs under luxen .*-b after update 1")
+            .updates(1),
+        kexec(
+            "kexec-alternate",
+            "the loaded build and a module take turns: what was loaded is gone after its update",
+            "expect=-b updates=4 every-ms=150 alternate",
         )
-        .options("liveupdate=32M finish=500")
-        .modules(job::images())
-        .guests([Guest::new("tables", "16M"), Guest::new("pulse", "16M")])
-        .never("took over"),
+        .options("finish=1300")
+        .modules([Module::image(paths::out("luxen"), "luxen")])
+        .guests([Guest::new("pulse", "16M"), Guest::new("memory", "32M")])
+        .says(r"\(d1\) updater: runs under luxen .*-a after update 4")
+        .updates(4),
+        kexec("kexec-load-only", "what is loaded and refused changes nothing as long as nobody asks", "updates=0")
+            .options("finish=300")
+            .guests([Guest::new("memory", "32M")])
+            .says(r"lu: kexec_op load: refused: .*damaged: its digest")
+            .says(r"\(d1\) updater: ends under luxen .*-a$"),
+        Scenario::new("kexec-unprivileged", "to a domain without privilege kexec_op is refused, whatever it asks")
+            .options("liveupdate=32M finish=300")
+            .modules([next()])
+            .guests([updater().line("updates=1"), Guest::new("pulse", "16M")])
+            .says(r"\(d1\) updater: kexec_op is refused with -EPERM")
+            .never("lu: "),
+        Scenario::new("kexec-nothing-to-do", "exec with nothing loaded and no image among the modules is refused")
+            .options("liveupdate=32M finish=300")
+            .modules([next()])
+            .guests([updater().with("privileged").line("updates=0 exec-nothing"), Guest::new("pulse", "16M")])
+            .says(r"\(d1\) updater: exec of nothing is refused with -ENOENT")
+            .never("lu: refused"),
     ]
+}
+
+/// The next build as a ramdisk: nothing that the hypervisor would go to by itself.
+fn next() -> Module {
+    Module { file: paths::out("luxen-next"), string: "ramdisk name=next".to_owned() }
+}
+
+/// The guest that does it, as domain 1.
+fn updater() -> Guest {
+    Guest::new("updater", "16M").with("ramdisk=next")
+}
+
+/// A machine in which the updater, domain 1, has its way.
+fn kexec(name: &'static str, purpose: &'static str, line: &str) -> Scenario {
+    Scenario::new(name, purpose)
+        .options("liveupdate=32M")
+        .modules([next()])
+        .guests([updater().with("privileged").line(line)])
 }

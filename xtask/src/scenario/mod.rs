@@ -143,7 +143,7 @@ impl Scenario {
                 never: Vec::new(),
                 lost: Vec::new(),
             },
-            limit: Duration::from_secs(60),
+            limit: Duration::from_secs(180),
         }
     }
 

@@ -67,10 +67,21 @@ pub fn no_such_hypercall() -> Outcome {
     checked(nr::NONE, [0; 5])
 }
 
-/// kexec_op get_range of the image slot.
-pub fn kexec_get_range() -> Outcome {
-    let mut range = [7u64, 0, 0, 0];
-    checked(nr::KEXEC_OP, [0, address_mut(&mut range), 0, 0, 0])
+/// Which build of the hypervisor runs, as it says: text, padded with zero bytes.
+pub fn xen_changeset() -> Result<[u8; 64], Errno> {
+    let mut text = [0u8; 64];
+    checked(nr::XEN_VERSION, [op::XEN_VERSION_CHANGESET, address_mut(&mut text), 0, 0, 0])?;
+    Ok(text)
+}
+
+/// A kexec operation on its argument structure, which may be written.
+pub fn kexec_op<T>(operation: u64, argument: &mut T) -> Outcome {
+    checked(nr::KEXEC_OP, [operation, address_mut(argument), 0, 0, 0])
+}
+
+/// A kexec operation whose argument is where nothing is.
+pub fn kexec_op_nowhere(operation: u64) -> Outcome {
+    checked(nr::KEXEC_OP, [operation, 0x0000_7abc_def0_1000, 0, 0, 0])
 }
 
 /// Writes to the hypervisor's console.

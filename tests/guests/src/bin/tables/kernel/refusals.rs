@@ -2,7 +2,7 @@
 //! used otherwise or owned by somebody else is -EBUSY, one of what is not RAM (or belongs to the machine, as frame 0) is
 //! -EPERM, a table or descriptor that is wrong in itself is -EINVAL.
 
-use luxen_guests::abi::{Errno, HYPERVISOR_SLOTS, MmuUpdate, PAGE_SIZE, Reservation, op};
+use luxen_guests::abi::{Errno, HYPERVISOR_SLOTS, KexecRange, MmuUpdate, PAGE_SIZE, Reservation, op};
 use luxen_guests::machine::console;
 use luxen_guests::machine::hypercall::{self, mmuext, write_entry};
 use luxen_guests::machine::memory::{self, Window};
@@ -92,7 +92,9 @@ pub fn try_all(space: &Space, loose: u64, gdt: u64, region: Option<u64>) {
     // Calls that are nobody's, or not an unprivileged domain's.
     refused(hypercall::no_such_hypercall(), Errno::ENOSYS, "a hypercall that does not exist");
     if memory::start_info().flags & op::SIF_PRIVILEGED == 0 {
-        refused(hypercall::kexec_get_range(), Errno::EPERM, "kexec_op without privilege");
+        let mut range = KexecRange { range: op::KEXEC_RANGE_LIVEUPDATE, ..KexecRange::default() };
+        let outcome = hypercall::kexec_op(op::KEXEC_GET_RANGE, &mut range);
+        refused(outcome, Errno::EPERM, "kexec_op without privilege");
     }
 }
 
