@@ -89,7 +89,11 @@ fn quiesce_deadline() -> Scenario {
     Scenario::new("guest-quiesce-deadline", "a large domain is being taken apart and the deadline is short")
         .options("liveupdate=32M lu-first=500 lu-updates=1 lu-deadline=1000 expect=refuse finish=500")
         .modules(job::images())
-        .guests([Guest::new("memory", "256M").line("run=430"), Guest::new("pulse", "16M"), Guest::new("memory", "16M")])
+        .guests([
+            Guest::new("memory", "256M").line("run=350"),
+            Guest::new("pulse", "16M"),
+            Guest::new("memory", "16M").named("memory-2"),
+        ])
         .says("lu: aborted: not quiet within 1000 us: a domain is still being taken apart")
         .says("domain: d1 memory is gone, its memory is free")
         .never("took over")
