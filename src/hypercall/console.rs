@@ -1,6 +1,6 @@
 //! `console_io`.
 
-use super::Caller;
+use super::{Caller, Outcome};
 use crate::run::console;
 use crate::xen::Errno;
 use crate::xen::hypercall::console_io as op;
@@ -9,25 +9,34 @@ use crate::xen::hypercall::console_io as op;
 const PIECE: usize = 256;
 
 /// `console_io(cmd, count, buffer)`: any domain may write; only a privileged one may read, and finds nothing: keystrokes go to rings.
-pub fn console_io(c: &mut Caller<'_>, cmd: u64, count: u64, buffer: u64) -> Result<u64, Errno> {
+pub fn console_io(c: &mut Caller<'_>, cmd: u64, count: u64, buffer: u64) -> Outcome {
     // Xen takes the count as an int.
-    let count = i32::try_from(count).map_err(|_| Errno::EINVAL)? as u64;
-    let domain = &c.vcpu.domain;
-    match cmd {
-        op::WRITE => {
-            let memory = c.memory()?;
-            let mut done = 0;
-            while done < count {
-                let mut piece = [0; PIECE];
-                let n = ((count - done) as usize).min(PIECE);
-                memory.read(buffer.wrapping_add(done), &mut piece[..n])?;
-                domain.console.lock().write(&piece[..n], |line| console::guest_line(domain.id, line));
-                done += n as u64;
-            }
-            Ok(0)
-        }
-        op::READ if domain.privileged => Ok(0),
-        op::READ => Err(Errno::EPERM),
-        _ => Err(Errno::ENOSYS),
+    if count > i32::MAX as u64 {
+        return Outcome::Done(Errno::EINVAL.to_rax());
     }
+    match cmd {
+        op::WRITE => write(c, count, buffer).unwrap_or_else(|e| Outcome::Done(e.to_rax())),
+        op::READ if c.vcpu.domain.privileged => Outcome::Done(0),
+        op::READ => Outcome::Done(Errno::EPERM.to_rax()),
+        _ => Outcome::Done(Errno::ENOSYS.to_rax()),
+    }
+}
+
+/// The serial line is slow: the call gives way between pieces.
+fn write(c: &Caller<'_>, count: u64, buffer: u64) -> Result<Outcome, Errno> {
+    let domain = &c.vcpu.domain;
+    let memory = c.memory()?;
+    let mut done = 0;
+    while done < count {
+        if done > 0 && c.should_give_way() {
+            return Ok(Outcome::Again([op::WRITE, count - done, buffer.wrapping_add(done), 0, 0]));
+        }
+        let mut piece = [0; PIECE];
+        let n = (count - done).min(PIECE as u64);
+        let piece = &mut piece[..n as usize];
+        memory.read(buffer.wrapping_add(done), piece)?;
+        domain.console.lock().write(piece, |line| console::guest_line(domain.id, line));
+        done += n;
+    }
+    Ok(Outcome::Done(0))
 }

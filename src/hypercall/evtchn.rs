@@ -66,6 +66,16 @@ pub fn event_channel_op(c: &mut Caller<'_>, cmd: u64, arg: u64) -> Result<u64, E
         }
         op::RESET => {
             let dom = DomId::new(u16::from_le_bytes(memory.read_array(arg)?));
+            // Another domain has to be paused by its controller for this, of which there is none.
+            if dom != DomId::SELF && dom != me {
+                return Err(if host.domain(dom).is_none() {
+                    Errno::ESRCH
+                } else if c.vcpu.domain.privileged {
+                    Errno::EINVAL
+                } else {
+                    Errno::EPERM
+                });
+            }
             evtchn().reset(&DirectMap, me, dom)?;
         }
         // PIRQs and the FIFO interface: as on a host that has neither.

@@ -2,15 +2,20 @@
 
 use super::{Caller, Outcome};
 use crate::frame::{CHUNK_SIZE, DomId, Mfn, MfnRange, Order, Pfn};
+use crate::mm::buddy::Block;
+use crate::mm::extents::ExtentMap;
 use crate::mm::m2p;
-use crate::run::domain::Domain;
+use crate::mm::page_info::{CountFlags, NoPage, PageLookup};
+use crate::run::domain::{Domain, DomainMemory};
 use crate::run::guest_mem::{GuestMem, field_u16, field_u32, field_u64};
-use crate::run::host::host;
+use crate::run::host::{Host, host};
 use crate::x86::directmap::DirectMap;
 use crate::x86::paging::M2P_VA;
 use crate::xen::Errno;
 use crate::xen::hypercall::memory_op as op;
 use crate::xen::layout::{memory_exchange, memory_reservation as res};
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
 
 /// Bits of the command that carry where a continued call goes on.
 const START_EXTENT_SHIFT: u32 = 6;
@@ -55,10 +60,17 @@ pub fn memory_op(c: &mut Caller<'_>, cmd: u64, arg: u64) -> Outcome {
     };
     let host = host();
     let result = match kind {
+        // Only operations that give way have a place to go on from.
+        op::EXCHANGE | op::MAXIMUM_RAM_PAGE | op::CURRENT_RESERVATION | op::MAXIMUM_RESERVATION if start != 0 => {
+            Err(Errno::EINVAL)
+        }
         op::INCREASE_RESERVATION | op::DECREASE_RESERVATION | op::POPULATE_PHYSMAP => {
             return reserve(c, &memory, kind, start, arg);
         }
-        op::EXCHANGE => exchange(c, &memory, arg),
+        op::EXCHANGE => match exchange(c, &memory, cmd, arg) {
+            Ok(outcome) => return outcome,
+            Err(e) => Err(e),
+        },
         op::MAXIMUM_RAM_PAGE => Ok(host.memmap.end().saturating_sub(1)),
         op::CURRENT_RESERVATION | op::MAXIMUM_RESERVATION => (|| {
             is_self(c, DomId::new(u16::from_le_bytes(memory.read_array(arg)?)))?;
@@ -67,7 +79,8 @@ pub fn memory_op(c: &mut Caller<'_>, cmd: u64, arg: u64) -> Outcome {
         })(),
         op::MACHPHYS_MAPPING => (|| {
             let blocks = m2p::M2p::blocks_for(host.memmap.end());
-            for (i, word) in [M2P_VA, M2P_VA + blocks * CHUNK_SIZE, host.memmap.end()].into_iter().enumerate() {
+            let max_mfn = host.memmap.end().saturating_sub(1);
+            for (i, word) in [M2P_VA, M2P_VA + blocks * CHUNK_SIZE, max_mfn].into_iter().enumerate() {
                 memory.write_u64(arg.wrapping_add(i as u64 * 8), word)?;
             }
             Ok(0)
@@ -135,12 +148,26 @@ fn reserve(c: &mut Caller<'_>, memory: &GuestMem<'_, DirectMap>, kind: u64, star
 /// Gives a domain a zeroed block.
 fn take(domain: &Domain, order: Order, pfn: Option<Pfn>) -> Result<Mfn, Errno> {
     let host = host();
-    let n = order.nr_frames();
+    check_pfn(pfn, order)?;
     let mut m = domain.memory.lock();
-    if m.extents.nr_frames() + n > m.max_frames {
+    let wanted = m.extents.nr_frames().saturating_add(order.nr_frames());
+    if wanted > m.max_frames {
         return Err(Errno::ENOMEM);
     }
     let block = host.alloc_private(order).ok_or(Errno::ENOMEM)?;
+    assign(host, domain, &mut m, block, pfn)
+}
+
+/// A block cannot begin so high that its last page has no number.
+fn check_pfn(pfn: Option<Pfn>, order: Order) -> Result<(), Errno> {
+    match pfn {
+        Some(pfn) if pfn.checked_add(order.nr_frames() - 1).is_none() => Err(Errno::EINVAL),
+        _ => Ok(()),
+    }
+}
+
+/// Makes a zeroed block a domain's. Its page numbers have been checked.
+fn assign(host: &Host, domain: &Domain, m: &mut DomainMemory, block: Block, pfn: Option<Pfn>) -> Result<Mfn, Errno> {
     let block = match host.frames.into_domain(block, domain.id) {
         Ok(block) => block,
         Err(refused) => {
@@ -148,7 +175,8 @@ fn take(domain: &Domain, order: Order, pfn: Option<Pfn>) -> Result<Mfn, Errno> {
             return Err(Errno::ENOMEM);
         }
     };
-    m.extents.insert(pfn, block.mfn(), n).map_err(|_| Errno::EINVAL)?;
+    let inserted = m.extents.insert(pfn, block.mfn(), block.order().nr_frames());
+    assert!(inserted.is_ok(), "fresh memory is in nobody's extents (I6)");
     match pfn {
         Some(pfn) => host.m2p.set_run(&DirectMap, block.range(), pfn),
         None => block.range().iter().for_each(|mfn| host.m2p.set(&DirectMap, mfn, m2p::INVALID)),
@@ -165,7 +193,7 @@ fn give(domain: &Domain, mfn: u64, order: Order) -> Result<(), Errno> {
     let mut result = Ok(());
     for mfn in range.iter() {
         // In the extents is what the domain owns and has not given up yet; shared_info is not in them.
-        if domain.memory.lock().extents.remove(mfn, 1).is_err() {
+        if is_registered(domain, mfn) || domain.memory.lock().extents.remove(mfn, 1).is_err() {
             result = Err(Errno::EINVAL);
             break;
         }
@@ -179,91 +207,160 @@ fn give(domain: &Domain, mfn: u64, order: Order) -> Result<(), Errno> {
     result
 }
 
-/// `XENMEM_exchange`: blocks of one order for as much memory in blocks of another.
-fn exchange(c: &Caller<'_>, memory: &GuestMem<'_, DirectMap>, arg: u64) -> Result<u64, Errno> {
+/// True for a frame that the hypervisor writes to for as long as the domain lives. Xen would keep such a page alive without an owner's
+/// reference; here all that a domain has is in its extents, or an update could not say whose it is.
+fn is_registered(domain: &Domain, mfn: Mfn) -> bool {
+    if mfn == domain.rings.console || mfn == domain.rings.store {
+        return true;
+    }
+    domain.vcpus.lock().iter().any(|vcpu| {
+        let v = vcpu.state.lock();
+        v.info_registered && v.info.mfn_containing() == mfn
+    })
+}
+
+/// How the extents of the two sides of an exchange fit together: so many of each make a chunk, which is exchanged as a whole.
+#[derive(Clone, Copy)]
+struct Chunks {
+    nr: u64,
+    give: u64,
+    get: u64,
+}
+
+/// `give` and `get` are number and order of extents. Nothing if they are not the same amount of memory.
+fn chunks(give: (u64, Order), get: (u64, Order)) -> Option<Chunks> {
+    let frames = |(nr, order): (u64, Order)| nr.checked_mul(order.nr_frames());
+    if frames(give)? != frames(get)? {
+        return None;
+    }
+    let largest = give.1.max(get.1).nr_frames();
+    let per_chunk = |order: Order| largest / order.nr_frames();
+    // The side with the larger extents has one of them in each chunk.
+    Some(Chunks { nr: give.0.min(get.0), give: per_chunk(give.1), get: per_chunk(get.1) })
+}
+
+/// `XENMEM_exchange`: blocks of one order for as much memory in blocks of another, chunk by chunk.
+fn exchange(c: &mut Caller<'_>, memory: &GuestMem<'_, DirectMap>, cmd: u64, arg: u64) -> Result<Outcome, Errno> {
     let b = memory.read_array::<{ memory_exchange::SIZE }>(arg)?;
     let give_up = reservation(&b[memory_exchange::IN..])?;
     let get = reservation(&b[memory_exchange::OUT..])?;
     is_self(c, give_up.domid)?;
     let done = field_u64(&b, memory_exchange::NR_EXCHANGED);
-    if get.domid != give_up.domid
-        || give_up.nr.checked_shl(u32::from(give_up.order.get())) != get.nr.checked_shl(u32::from(get.order.get()))
-        || done > give_up.nr
-        || give_up.order > get.order
-    {
+    if get.domid != give_up.domid || done > give_up.nr {
         return Err(Errno::EINVAL);
     }
+    let chunks = chunks((give_up.nr, give_up.order), (get.nr, get.order)).ok_or(Errno::EINVAL)?;
     let domain = c.vcpu.domain.clone();
-    let host = host();
-    let ratio = 1u64 << (get.order.get() - give_up.order.get());
-    let types = host.types(&domain);
-    let mut exchanged = done - done % ratio;
-    let result = (|| {
-        while exchanged < give_up.nr {
-            // First all that is given up is looked at and taken out, then the new block comes in its place.
-            let mut ranges = [MfnRange::EMPTY; 1 << MAX_ORDER];
-            for (i, slot) in ranges[..ratio as usize].iter_mut().enumerate() {
-                let raw = memory.read_u64(give_up.list.wrapping_add((exchanged + i as u64) * 8))?;
-                let mfn = Mfn::try_new(raw).map_err(|_| Errno::EINVAL)?;
-                *slot = MfnRange::try_new(mfn, give_up.order.nr_frames()).map_err(|_| Errno::EINVAL)?;
-            }
-            let at = exchanged / ratio;
-            let pfn = memory.read_u64(get.list.wrapping_add(at * 8))?;
-            let pfn = Pfn::try_new(pfn).map_err(|_| Errno::EINVAL)?;
-            let block = host.alloc_private(get.order).ok_or(Errno::ENOMEM)?;
-            if let Err(e) = give_up_ranges(&domain, &types, &ranges[..ratio as usize]) {
-                host.frames.free(block);
-                return Err(e);
-            }
-            let block = match host.frames.into_domain(block, domain.id) {
-                Ok(block) => block,
-                Err(refused) => {
-                    host.frames.free(refused.block);
-                    return Err(Errno::ENOMEM);
-                }
-            };
-            domain
-                .memory
-                .lock()
-                .extents
-                .insert(Some(pfn), block.mfn(), get.order.nr_frames())
-                .map_err(|_| Errno::EINVAL)?;
-            host.m2p.set_run(&DirectMap, block.range(), pfn);
-            memory.write_u64(get.list.wrapping_add(at * 8), block.mfn().get())?;
-            exchanged += ratio;
+    // As in Xen, an incomplete chunk is begun anew.
+    let first = done / chunks.give;
+    let mut chunk = first;
+    let mut result = Ok(());
+    while chunk < chunks.nr && result.is_ok() {
+        if chunk > first && c.should_give_way() {
+            break;
         }
-        Ok(0)
-    })();
-    host.settle(&types, &domain);
-    memory.write_u64(arg.wrapping_add(memory_exchange::NR_EXCHANGED as u64), exchanged)?;
-    result
+        result = exchange_chunk(&domain, memory, &give_up, &get, chunks, chunk);
+        if result.is_ok() {
+            chunk += 1;
+        }
+    }
+    memory.write_u64(arg.wrapping_add(memory_exchange::NR_EXCHANGED as u64), chunk * chunks.give)?;
+    result?;
+    Ok(if chunk < chunks.nr { Outcome::Again([cmd, arg, 0, 0, 0]) } else { Outcome::Done(0) })
 }
 
-/// Takes frames out of a domain that nothing refers to but the domain itself; nothing changes if one of them is referred to.
-fn give_up_ranges(
+/// All that is given up is looked at and the new memory is there before anything is changed.
+fn exchange_chunk(
     domain: &Domain,
-    types: &crate::mm::types::PageTypes<'_, crate::mm::frametable::Frames, DirectMap>,
-    ranges: &[MfnRange],
+    memory: &GuestMem<'_, DirectMap>,
+    give_up: &Reservation,
+    get: &Reservation,
+    chunks: Chunks,
+    chunk: u64,
 ) -> Result<(), Errno> {
-    use crate::mm::page_info::{CountFlags, PageLookup};
     let host = host();
-    let mut m = domain.memory.lock();
-    let frames = || ranges.iter().flat_map(|r| r.iter());
-    for mfn in frames() {
-        let lone = m.extents.lookup(mfn).is_some()
-            && host.frames.page(mfn).is_ok_and(|p| {
-                p.count() == 1
-                    && p.type_count() == 0
-                    && p.count_info.load(core::sync::atomic::Ordering::Acquire) & CountFlags::ALLOCATED.bits() != 0
-            });
-        if !lone {
-            return Err(Errno::EINVAL);
+    let element = |list: u64, n: u64| list.wrapping_add(n.wrapping_mul(8));
+    let (first_given, first_got) = (chunk * chunks.give, chunk * chunks.get);
+
+    let mut ranges = room_for(chunks.give)?;
+    for n in first_given..first_given + chunks.give {
+        let mfn = Mfn::try_new(memory.read_u64(element(give_up.list, n))?).map_err(|_| Errno::EINVAL)?;
+        ranges.push(MfnRange::try_new(mfn, give_up.order.nr_frames()).map_err(|_| Errno::EINVAL)?);
+    }
+    let mut pfns = room_for(chunks.get)?;
+    for n in first_got..first_got + chunks.get {
+        let pfn = Pfn::try_new(memory.read_u64(element(get.list, n))?).map_err(|_| Errno::EINVAL)?;
+        check_pfn(Some(pfn), get.order)?;
+        pfns.push(pfn);
+    }
+    let mut blocks = room_for(chunks.get)?;
+    for _ in 0..chunks.get {
+        match host.alloc_private(get.order) {
+            Some(block) => blocks.push(block),
+            None => {
+                blocks.into_iter().for_each(|block| host.frames.free(block));
+                return Err(Errno::ENOMEM);
+            }
         }
     }
-    for mfn in frames() {
-        m.extents.remove(mfn, 1).map_err(|_| Errno::EINVAL)?;
-        host.m2p.set(&DirectMap, mfn, m2p::INVALID);
-        types.release_page(mfn).map_err(super::mmu::errno)?;
+    if let Err(e) = give_up_ranges(domain, &ranges, chunks.give * give_up.order.nr_frames()) {
+        blocks.into_iter().for_each(|block| host.frames.free(block));
+        return Err(e);
     }
+    let mut m = domain.memory.lock();
+    let mut result = Ok(());
+    for ((block, pfn), n) in blocks.into_iter().zip(pfns).zip(first_got..) {
+        let mfn = assign(host, domain, &mut m, block, Some(pfn))?;
+        result = result.and(memory.write_u64(element(get.list, n), mfn.get()));
+    }
+    Ok(result?)
+}
+
+/// An empty list with room for `nr` items; a guest's demand must not exhaust the hypervisor's own heap.
+fn room_for<T>(nr: u64) -> Result<Vec<T>, Errno> {
+    let mut list = Vec::new();
+    list.try_reserve_exact(nr as usize).map_err(|_| Errno::ENOMEM)?;
+    Ok(list)
+}
+
+/// Takes frames out of a domain that nothing refers to but the domain itself; nothing changes if one of them is referred to, or is named twice.
+fn give_up_ranges(domain: &Domain, ranges: &[MfnRange], nr_frames: u64) -> Result<(), Errno> {
+    let host = host();
+    let mut m = domain.memory.lock();
+    let mut taken: Vec<(Mfn, Option<Pfn>)> = room_for(nr_frames)?;
+    let mut result = Ok(());
+    for mfn in ranges.iter().flat_map(|range| range.iter()) {
+        result = is_lone(host, &m.extents, mfn).and_then(|pfn| {
+            m.extents.remove(mfn, 1).map_err(|_| Errno::EINVAL)?;
+            taken.push((mfn, pfn));
+            Ok(())
+        });
+        if result.is_err() {
+            break;
+        }
+    }
+    if let Err(e) = result {
+        for (mfn, pfn) in taken {
+            let back = m.extents.insert(pfn, mfn, 1);
+            assert!(back.is_ok(), "a frame just taken out has its place (I6)");
+        }
+        return Err(e);
+    }
+    drop(m);
+    let types = host.types(domain);
+    for (mfn, _) in taken {
+        host.m2p.set(&DirectMap, mfn, m2p::INVALID);
+        let released = types.release_page(mfn);
+        assert!(released.is_ok(), "an owner's only reference is there to be dropped (I6)");
+    }
+    host.settle(&types, domain);
     Ok(())
+}
+
+/// The domain's number for a frame that is the domain's and that only its owner's own reference keeps.
+fn is_lone(host: &Host, extents: &ExtentMap, mfn: Mfn) -> Result<Option<Pfn>, Errno> {
+    let pfn = extents.lookup(mfn).ok_or(Errno::EINVAL)?;
+    let page = host.frames.page(mfn).map_err(|e| if e == NoPage::NoMemory { Errno::ENOMEM } else { Errno::EINVAL })?;
+    let is_allocated = page.count_info.load(Ordering::Acquire) & CountFlags::ALLOCATED.bits() != 0;
+    if is_allocated && page.count() == 1 && page.type_count() == 0 { Ok(pfn) } else { Err(Errno::EINVAL) }
 }

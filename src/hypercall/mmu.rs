@@ -21,48 +21,54 @@ pub fn errno(e: TypeError) -> Errno {
     Errno::from_rax(e.errno() as u64).unwrap_or(Errno::EINVAL)
 }
 
-/// The domain whose tables a call may change: the caller's own.
-pub fn own_domain(c: &Caller<'_>, domid: u64) -> Result<(), Errno> {
-    // Bits 31:16 name the owner of the frames mapped, 0 for the same domain (DOMFLAGS in Xen: foreign + 1).
-    let (tables, frames) = (DomId::new(domid as u16), (domid >> 16) as u16);
-    let me = c.vcpu.domain.id;
-    let is_me = |d: DomId| d == DomId::SELF || d == me;
-    if !is_me(tables) {
-        return Err(if host().domain(tables).is_some() { Errno::EPERM } else { Errno::ESRCH });
+/// Bits 15:0 of a call's domain name whose frames it is about: the caller's, which calls itself DOMID_SELF, as Xen's
+/// `get_pg_owner` will have it.
+pub fn check_frames_owner(domid: u64) -> Result<(), Errno> {
+    match DomId::new(domid as u16) {
+        DomId::SELF => Ok(()),
+        // Domains without privilege have no frames of the machine's.
+        DomId::IO => Err(Errno::EPERM),
+        me_or_other => foreign(me_or_other, Errno::ESRCH),
     }
-    if frames != 0 && !is_me(DomId::new(frames - 1)) {
-        return Err(Errno::EPERM);
-    }
-    Ok(())
 }
 
-/// Writes the number of requests done to where the guest wants it.
-pub fn report_done(memory: &GuestMem<'_, DirectMap>, at: u64, done: u64) -> Result<(), Errno> {
-    if at != 0 {
-        memory.write_u32(at, done as u32)?;
+/// Bits 31:16 of `mmu_update`'s domain name whose tables are changed, as number + 1; 0 is the caller.
+fn check_tables_owner(c: &Caller<'_>, domid: u64) -> Result<(), Errno> {
+    match ((domid >> 16) as u16).checked_sub(1).map(DomId::new) {
+        None => Ok(()),
+        Some(id) if id == c.vcpu.domain.id => Ok(()),
+        Some(id) => foreign(id, Errno::EINVAL),
     }
-    Ok(())
+}
+
+/// The refusal for a domain that is not the caller, or is not there at all.
+fn foreign(id: DomId, absent: Errno) -> Result<(), Errno> {
+    Err(if host().domain(id).is_some() { Errno::EPERM } else { absent })
+}
+
+/// Writes the number of requests done to where the guest wants it. That it cannot be written changes nothing, as in Xen.
+pub fn report_done(memory: &GuestMem<'_, DirectMap>, at: u64, done: u64) {
+    if at != 0 {
+        let _ = memory.write_u32(at, done as u32);
+    }
 }
 
 /// Where a continued call left off: the count without the flag, and what was done before.
-pub fn resume(memory: &GuestMem<'_, DirectMap>, count: u64, done_at: u64) -> Result<(u64, u64), Errno> {
-    if count & op::PREEMPTED == 0 {
-        return Ok((count, 0));
-    }
-    let before = if done_at == 0 { 0 } else { u64::from(memory.read_u32(done_at)?) };
-    Ok((count & !op::PREEMPTED, before))
+pub fn resume(memory: &GuestMem<'_, DirectMap>, count: u64, done_at: u64) -> (u64, u64) {
+    let is_rest = count & op::PREEMPTED != 0;
+    let before = if is_rest && done_at != 0 { memory.read_u32(done_at).map_or(0, u64::from) } else { 0 };
+    // The count is 32 bits wide, with the flag on top.
+    (count & (op::PREEMPTED - 1), before)
 }
 
 /// `mmu_update(requests, count, done, domid)`.
 pub fn mmu_update(c: &mut Caller<'_>, list: u64, count: u64, done_at: u64, domid: u64) -> Outcome {
-    let memory = match own_domain(c, domid).and_then(|()| c.memory()) {
+    let start = check_tables_owner(c, domid).and_then(|()| check_frames_owner(domid)).and_then(|()| c.memory());
+    let memory = match start {
         Ok(memory) => memory,
         Err(e) => return Err::<u64, _>(e).into(),
     };
-    let (count, before) = match resume(&memory, count, done_at) {
-        Ok(x) => x,
-        Err(e) => return Err::<u64, _>(e).into(),
-    };
+    let (count, before) = resume(&memory, count, done_at);
     const SIZE: u64 = layout::mmu_update::SIZE as u64;
     let domain = c.vcpu.domain.clone();
     let host = host();
@@ -95,9 +101,7 @@ pub fn mmu_update(c: &mut Caller<'_>, list: u64, count: u64, done_at: u64, domid
     if stale {
         paging::flush_all();
     }
-    if let Err(e) = report_done(&memory, done_at, before + i) {
-        return Err::<u64, _>(e).into();
-    }
+    report_done(&memory, done_at, before + i);
     if result.is_ok() && i < count {
         return Outcome::Again([list.wrapping_add(i * SIZE), (count - i) | op::PREEMPTED, done_at, domid, 0]);
     }

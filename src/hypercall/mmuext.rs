@@ -1,15 +1,17 @@
 //! `mmuext_op`: pins, base pointers, TLB, LDT, whole pages.
 
-use super::mmu::{errno, own_domain, report_done, resume};
+use super::mmu::{check_frames_owner, errno, report_done, resume};
+use super::tables::is_guest_address;
 use super::{Caller, Outcome};
 use crate::frame::{Mfn, PAGE_SIZE};
 use crate::mm::page_info::PageType;
 use crate::mm::physmem::PhysMem;
-use crate::mm::types::{WalkFault, walk};
+use crate::mm::types::walk;
 use crate::run::context;
 use crate::run::domain::Domain;
 use crate::run::guest_mem::{field_u32, field_u64};
 use crate::run::host::host;
+use crate::run::vcpu::{Vcpu, VcpuState};
 use crate::x86::directmap::DirectMap;
 use crate::x86::percpu::this_cpu;
 use crate::x86::{desc, paging};
@@ -22,11 +24,7 @@ const MAX_LDT_ENTRIES: u64 = 8192;
 
 /// `mmuext_op(ops, count, done, domid)`.
 pub fn mmuext_op(c: &mut Caller<'_>, list: u64, count: u64, done_at: u64, domid: u64) -> Outcome {
-    let start = own_domain(c, domid).and_then(|()| {
-        let memory = c.memory()?;
-        let (count, before) = resume(&memory, count, done_at)?;
-        Ok((count, before))
-    });
+    let start = check_frames_owner(domid).and_then(|()| Ok(resume(&c.memory()?, count, done_at)));
     let (count, before) = match start {
         Ok(x) => x,
         Err(e) => return Err::<u64, _>(e).into(),
@@ -48,9 +46,8 @@ pub fn mmuext_op(c: &mut Caller<'_>, list: u64, count: u64, done_at: u64, domid:
         }
         i += 1;
     }
-    let reported = c.memory().and_then(|m| report_done(&m, done_at, before + i));
-    if let Err(e) = reported {
-        return Err::<u64, _>(e).into();
+    if let Ok(memory) = c.memory() {
+        report_done(&memory, done_at, before + i);
     }
     if result.is_ok() && i < count {
         let rest = (count - i) | mmu_update::PREEMPTED;
@@ -94,9 +91,9 @@ fn one(c: &mut Caller<'_>, cmd: u32, arg1: u64, arg2: u64) -> Result<(), Errno> 
             Ok(())
         }
         // A domain without hardware has no reason to, as Xen has it.
-        op::FLUSH_CACHE => Err(Errno::EACCES),
-        op::FLUSH_CACHE_GLOBAL => Err(Errno::EPERM),
-        op::SET_LDT => set_ldt(c, &domain, arg1, arg2),
+        op::FLUSH_CACHE | op::FLUSH_CACHE_GLOBAL => Err(Errno::EACCES),
+        // The number of entries is 32 bits wide; what lies above is whatever the guest's memory held before.
+        op::SET_LDT => set_ldt(c, &domain, arg1, u64::from(arg2 as u32)),
         op::CLEAR_PAGE => frame(arg1).and_then(|mfn| {
             types.get_page_and_type(mfn, PageType::Writable).map_err(errno)?;
             DirectMap.zero(mfn.maddr(), PAGE_SIZE);
@@ -136,59 +133,88 @@ fn new_user_base(
     Ok(())
 }
 
-/// The LDT is mapped at once, all of it: each page is taken as a page of segment descriptors.
+/// Takes note of a vCPU's LDT and maps it, as far as the guest has it: each page is taken as a page of segment descriptors.
 fn set_ldt(c: &Caller<'_>, domain: &Domain, base: u64, entries: u64) -> Result<(), Errno> {
-    if entries > MAX_LDT_ENTRIES || (entries != 0 && !base.is_multiple_of(PAGE_SIZE)) {
-        return Err(Errno::EINVAL);
+    let base = if entries == 0 { 0 } else { base };
+    check_ldt(base, entries)?;
+    {
+        let v = c.vcpu.state.lock();
+        if (v.ldt_base, u64::from(v.ldt_entries)) == (base, entries) {
+            return Ok(());
+        }
     }
-    let l4 = c.vcpu.state.lock().kernel_l4.ok_or(Errno::EINVAL)?;
-    release_ldt(domain, &c.vcpu.clone());
-    let (frames, taken) = take_ldt(domain, l4, base, entries);
-    host().map_descriptor_frames(domain, c.vcpu.id, 1, &frames);
+    unmap_ldt(domain, c.vcpu);
     {
         let mut v = c.vcpu.state.lock();
-        v.ldt_frames = frames;
-        (v.ldt_base, v.ldt_entries) = if taken { (base, entries as u32) } else { (0, 0) };
-        desc::load_ldt(context::gdt_va(c.vcpu.id) + 16 * PAGE_SIZE, v.ldt_entries);
+        (v.ldt_base, v.ldt_entries) = (base, entries as u32);
     }
-    if taken { Ok(()) } else { Err(Errno::EINVAL) }
+    map_ldt(c.vcpu);
+    desc::load_ldt(context::ldt_va(c.vcpu.id), entries as u32);
+    Ok(())
 }
 
-/// Takes the pages of an LDT; nothing is held if one of them cannot be had.
-pub fn take_ldt(domain: &Domain, l4: Mfn, base: u64, entries: u64) -> ([Option<Mfn>; 16], bool) {
-    let host = host();
-    let types = host.types(domain);
-    let mut frames = [None; 16];
-    let nr = (entries * 8).div_ceil(PAGE_SIZE) as usize;
-    let mut good = true;
-    for (i, slot) in frames[..nr].iter_mut().enumerate() {
-        let at = base.wrapping_add(i as u64 * PAGE_SIZE);
-        let found: Result<_, WalkFault> = walk(&DirectMap, l4, at);
-        let Some(mfn) = found.ok().map(|leaf| leaf.mfn) else {
-            good = false;
-            break;
-        };
-        if types.get_page_and_type(mfn, PageType::SegDesc).is_err() {
-            good = false;
-            break;
-        }
-        *slot = Some(mfn);
+/// An LDT that a guest may have.
+pub fn check_ldt(base: u64, entries: u64) -> Result<(), Errno> {
+    if entries > MAX_LDT_ENTRIES || !base.is_multiple_of(PAGE_SIZE) {
+        return Err(Errno::EINVAL);
     }
-    if !good {
-        for mfn in frames.iter_mut().filter_map(Option::take) {
-            types.put_page_and_type(mfn);
-        }
+    // At most 16 pages: both ends are the guest's, so is what lies between.
+    let last = base.checked_add((entries * 8).saturating_sub(1)).ok_or(Errno::EINVAL)?;
+    if is_guest_address(base) && is_guest_address(last) { Ok(()) } else { Err(Errno::EINVAL) }
+}
+
+/// Pages of an LDT.
+const fn ldt_pages(entries: u32) -> usize {
+    (entries as usize * 8).div_ceil(PAGE_SIZE as usize)
+}
+
+/// Maps those pages of a vCPU's LDT that are not mapped, as far as the guest has them.
+///
+/// They go when the guest takes away its own mapping of any descriptor page ([`drop_ldt`]), and come back here when they are needed: before the
+/// vCPU's selectors are loaded, or when the CPU faults on a descriptor.
+pub fn map_ldt(vcpu: &Vcpu) {
+    let (l4, base, nr, held) = {
+        let v = vcpu.state.lock();
+        (v.kernel_l4, v.ldt_base, ldt_pages(v.ldt_entries), v.ldt_frames)
+    };
+    let Some(l4) = l4 else { return };
+    let mut frames = held;
+    let host = host();
+    let types = host.types(&vcpu.domain);
+    for (i, slot) in frames.iter_mut().take(nr).enumerate().filter(|(_, slot)| slot.is_none()) {
+        let at = base.wrapping_add(i as u64 * PAGE_SIZE);
+        *slot = walk(&DirectMap, l4, at)
+            .ok()
+            .map(|leaf| leaf.mfn)
+            .filter(|&mfn| types.get_page_and_type(mfn, PageType::SegDesc).is_ok());
     }
     host.settle_without_ldt(&types);
-    (frames, good)
+    if frames != held {
+        host.map_descriptor_frames(&vcpu.domain, vcpu.id, 1, &frames);
+        vcpu.state.lock().ldt_frames = frames;
+    }
 }
 
-fn release_ldt(domain: &Domain, vcpu: &crate::run::vcpu::Vcpu) {
-    let frames = {
-        let mut v = vcpu.state.lock();
-        v.ldt_entries = 0;
-        core::mem::take(&mut v.ldt_frames)
-    };
+/// The CPU faulted at an address: true if it was in the vCPU's LDT, and the page is there now. Otherwise the offset in the LDT, if it was there.
+pub fn ldt_fault(vcpu: &Vcpu, cr2: u64) -> Result<(), Option<u64>> {
+    let offset = cr2.checked_sub(context::ldt_va(vcpu.id)).ok_or(None)?;
+    let page = (offset / PAGE_SIZE) as usize;
+    let is_mapped = |v: &VcpuState| v.ldt_frames.get(page).is_some_and(Option::is_some);
+    {
+        let v = vcpu.state.lock();
+        if offset >= u64::from(v.ldt_entries) * 8 {
+            return Err(None);
+        }
+        if is_mapped(&v) {
+            return Err(Some(offset));
+        }
+    }
+    map_ldt(vcpu);
+    if is_mapped(&vcpu.state.lock()) { Ok(()) } else { Err(Some(offset)) }
+}
+
+fn unmap_ldt(domain: &Domain, vcpu: &Vcpu) {
+    let frames = core::mem::take(&mut vcpu.state.lock().ldt_frames);
     if frames.iter().all(Option::is_none) {
         return;
     }
@@ -201,10 +227,10 @@ fn release_ldt(domain: &Domain, vcpu: &crate::run::vcpu::Vcpu) {
     host.settle_without_ldt(&types);
 }
 
-/// Drops the LDT mappings of all vCPUs of a domain: the guest took away its own mapping of a descriptor page.
+/// Drops the LDT mappings of all vCPUs of a domain: the guest took away its own mapping of a descriptor page, and may want it for something else.
 pub fn drop_ldt(domain: &Domain) {
     let vcpus = domain.vcpus.lock().clone();
     for vcpu in vcpus {
-        release_ldt(domain, &vcpu);
+        unmap_ldt(domain, &vcpu);
     }
 }

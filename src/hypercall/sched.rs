@@ -98,6 +98,10 @@ fn poll(c: &mut Caller<'_>, arg: u64) -> Result<u64, Errno> {
         }
     }
     let mut v = c.vcpu.state.lock();
+    // An event that can be delivered ends a poll, whatever it polls.
+    if bounce::event_due(&v) {
+        return Ok(0);
+    }
     if timeout != 0 && timeout <= tsc::now_ns() {
         return Ok(0);
     }

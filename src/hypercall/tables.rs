@@ -61,6 +61,7 @@ pub fn take_gdt(vcpu: &crate::run::vcpu::Vcpu, mfns: [Option<Mfn>; GDT_FRAMES], 
             for mfn in mfns[..i].iter().flatten() {
                 types.put_page_and_type(*mfn);
             }
+            host.settle(&types, &vcpu.domain);
             return Err(Errno::EINVAL);
         }
     }
@@ -73,6 +74,7 @@ pub fn take_gdt(vcpu: &crate::run::vcpu::Vcpu, mfns: [Option<Mfn>; GDT_FRAMES], 
     for mfn in old.iter().flatten() {
         types.put_page_and_type(*mfn);
     }
+    host.settle(&types, &vcpu.domain);
     Ok(0)
 }
 
@@ -151,8 +153,8 @@ pub fn fpu_taskswitch(c: &mut Caller<'_>, set: u64) -> Result<u64, Errno> {
     Ok(0)
 }
 
-/// First address that is not a guest's, as far as breakpoints go.
-fn is_guest_address(address: u64) -> bool {
+/// True for an address that a guest can have memory at.
+pub fn is_guest_address(address: u64) -> bool {
     use crate::xen::hypercall::pv;
     VirtAddr::try_new(address).is_ok() && !(pv::HYPERVISOR_VIRT_START..pv::HYPERVISOR_VIRT_END).contains(&address)
 }
@@ -160,6 +162,13 @@ fn is_guest_address(address: u64) -> bool {
 /// `set_debugreg(reg, value)`.
 pub fn set_debugreg(c: &mut Caller<'_>, reg: u64, value: u64) -> Result<u64, Errno> {
     let mut v = c.vcpu.state.lock();
+    put_debugreg(&mut v, reg, value)?;
+    context::load_debug_registers(&v);
+    Ok(0)
+}
+
+/// Sets a debug register of a vCPU to a value that a guest may have there.
+pub fn put_debugreg(v: &mut VcpuState, reg: u64, value: u64) -> Result<(), Errno> {
     match reg {
         0..=3 if is_guest_address(value) => v.debugreg[reg as usize] = value,
         0..=3 => return Err(Errno::EPERM),
@@ -179,8 +188,7 @@ pub fn set_debugreg(c: &mut Caller<'_>, reg: u64, value: u64) -> Result<u64, Err
         }
         _ => return Err(Errno::EINVAL),
     }
-    context::load_debug_registers(&v);
-    Ok(0)
+    Ok(())
 }
 
 /// `get_debugreg(reg)`.

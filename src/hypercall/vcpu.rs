@@ -1,6 +1,7 @@
 //! `vcpu_op` and the timers.
 
-use super::Caller;
+use super::tables::{is_guest_address, put_debugreg};
+use super::{Caller, mmuext};
 use crate::frame::{Maddr, Mfn};
 use crate::mm::page_info::PageType;
 use crate::run::domain::Domain;
@@ -10,18 +11,27 @@ use crate::run::vcpu::{Callback, GDT_FRAMES, TrapInfo, Vcpu, VcpuState};
 use crate::run::work;
 use crate::x86::tsc;
 use crate::xen::Errno;
-use crate::xen::hypercall::{runstate, vcpu_op as op, vgcf};
+use crate::xen::hypercall::{pv, runstate, vcpu_op as op, vgcf};
 use crate::xen::layout::{vcpu_info, vcpu_runstate_info};
 use crate::xen::vcpu::VcpuGuestContext;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use x86_64::VirtAddr;
 
 /// Shortest period of a periodic timer, as in Xen.
 const MIN_PERIOD_NS: u64 = 1_000_000;
+/// Longest, as in Xen.
+const MAX_PERIOD_NS: u64 = u64::MAX >> 2;
+/// `set_timer_op` further ahead than this (13 days) is a time that wrapped around, as Xen has it from Linux guests.
+const FAR_AHEAD_NS: u64 = 1 << 50;
+/// When such a timer fires instead: soon, but not so soon that a guest which means "never" is busy with it.
+const INSTEAD_NS: u64 = 100_000_000;
 
 /// `set_timer_op(at)`: VIRQ_TIMER at that system time; 0 stops the timer.
 pub fn set_timer_op(c: &mut Caller<'_>, at: u64) -> Result<u64, Errno> {
-    set_singleshot(c.vcpu, (at != 0).then_some(at));
+    let now = tsc::now_ns();
+    let is_far = i64::try_from(at).is_err() || at.saturating_sub(now) >= FAR_AHEAD_NS;
+    set_singleshot(c.vcpu, (at != 0).then_some(if is_far { now + INSTEAD_NS } else { at }));
     Ok(0)
 }
 
@@ -43,18 +53,10 @@ pub fn vcpu_op(c: &mut Caller<'_>, cmd: u64, id: u64, arg: u64) -> Result<u64, E
     match cmd {
         op::INITIALISE => initialise(c, &vcpu, arg),
         op::UP => {
-            let mut v = vcpu.state.lock();
-            if !v.initialised {
+            if !vcpu.state.lock().initialised {
                 return Err(Errno::EINVAL);
             }
-            if v.online {
-                return Ok(0);
-            }
-            v.online = true;
-            v.blocked = false;
-            v.runstate.enter(runstate::RUNNABLE, tsc::now_ns());
-            drop(v);
-            host().sched.lock().enqueue(vcpu);
+            bring_up(vcpu);
             Ok(0)
         }
         op::DOWN => {
@@ -67,14 +69,23 @@ pub fn vcpu_op(c: &mut Caller<'_>, cmd: u64, id: u64, arg: u64) -> Result<u64, E
                 );
                 return Ok(0);
             }
-            vcpu.state.lock().online = false;
+            {
+                let mut v = vcpu.state.lock();
+                v.online = false;
+                if !myself {
+                    v.runstate.enter(runstate::OFFLINE, tsc::now_ns());
+                }
+            }
             crate::x86::percpu::this_cpu().reschedule.set(true);
             Ok(0)
         }
         op::IS_UP => Ok(u64::from(vcpu.state.lock().online)),
         op::GET_RUNSTATE_INFO => {
-            let mut now = vcpu.state.lock().runstate;
-            now.enter(now.state, tsc::now_ns());
+            let found = vcpu.state.lock().runstate;
+            let mut now = found;
+            now.enter(found.state, tsc::now_ns());
+            // The times are of now, the state's beginning stays what it is.
+            now.entry_ns = found.entry_ns;
             let mut bytes = [0; vcpu_runstate_info::SIZE];
             bytes[..4].copy_from_slice(&now.state.to_le_bytes());
             bytes[8..16].copy_from_slice(&now.entry_ns.to_le_bytes());
@@ -85,20 +96,22 @@ pub fn vcpu_op(c: &mut Caller<'_>, cmd: u64, id: u64, arg: u64) -> Result<u64, E
             Ok(0)
         }
         op::REGISTER_RUNSTATE_MEMORY_AREA => {
-            let area = memory.read_u64(arg)?;
+            let area = area_address(memory.read_u64(arg)?)?;
             let mut v = vcpu.state.lock();
             v.runstate.area_va = area;
             work::publish_runstate(&mut v, &vcpu);
             Ok(0)
         }
         op::REGISTER_VCPU_TIME_MEMORY_AREA => {
-            let area = memory.read_u64(arg)?;
+            let area = area_address(memory.read_u64(arg)?)?;
             let mut v = vcpu.state.lock();
             v.time_area_va = area;
             work::publish_time(&v);
             work::publish_time_copy(&v);
             Ok(0)
         }
+        // Of others only while they are down: they would miss what is written to the old place.
+        op::REGISTER_VCPU_INFO if !myself && vcpu.state.lock().online => Err(Errno::EINVAL),
         op::REGISTER_VCPU_INFO => {
             // {u64 mfn, u32 offset, u32 reserved}
             let b = memory.read_array::<16>(arg)?;
@@ -106,14 +119,10 @@ pub fn vcpu_op(c: &mut Caller<'_>, cmd: u64, id: u64, arg: u64) -> Result<u64, E
             let offset = u32::from_le_bytes([b[8], b[9], b[10], b[11]]);
             register_info(&c.vcpu.domain, &vcpu, mfn, offset)
         }
-        op::SET_PERIODIC_TIMER | op::STOP_PERIODIC_TIMER | op::SET_SINGLESHOT_TIMER | op::STOP_SINGLESHOT_TIMER
-            if !myself =>
-        {
-            Err(Errno::EINVAL)
-        }
+        op::SET_SINGLESHOT_TIMER | op::STOP_SINGLESHOT_TIMER if !myself => Err(Errno::EINVAL),
         op::SET_PERIODIC_TIMER => {
             let period = memory.read_u64(arg)?;
-            if period < MIN_PERIOD_NS || i64::try_from(period).is_err() {
+            if !(MIN_PERIOD_NS..=MAX_PERIOD_NS).contains(&period) {
                 return Err(Errno::EINVAL);
             }
             set_periodic(&vcpu, period);
@@ -138,11 +147,29 @@ pub fn vcpu_op(c: &mut Caller<'_>, cmd: u64, id: u64, arg: u64) -> Result<u64, E
             set_singleshot(&vcpu, None);
             Ok(0)
         }
-        op::SEND_NMI => Ok(0),
         // Physical numbers are for the hardware domain alone.
         op::GET_PHYSID => Err(Errno::EINVAL),
         _ => Err(Errno::ENOSYS),
     }
+}
+
+/// The address of an area that the hypervisor is to write to, 0 for none.
+fn area_address(va: u64) -> Result<u64, Errno> {
+    if is_guest_address(va) { Ok(va) } else { Err(Errno::EFAULT) }
+}
+
+/// Lets a vCPU run that has its context.
+fn bring_up(vcpu: Arc<Vcpu>) {
+    {
+        let mut v = vcpu.state.lock();
+        if v.online {
+            return;
+        }
+        v.online = true;
+        v.blocked = false;
+        v.runstate.enter(runstate::RUNNABLE, tsc::now_ns());
+    }
+    host().sched.lock().enqueue(vcpu);
 }
 
 fn set_periodic(vcpu: &Vcpu, period: u64) {
@@ -196,10 +223,11 @@ fn initialise(c: &mut Caller<'_>, vcpu: &Arc<Vcpu>, arg: u64) -> Result<u64, Err
     let mut bytes = Box::new([0; 5168]);
     c.memory()?.read(arg, &mut bytes[..])?;
     let context = VcpuGuestContext::decode(&bytes);
+    check_context(&context)?;
     let host = host();
     let types = host.types(&c.vcpu.domain);
     let l4 = frame_of_cr3(context.ctrlreg[3])?;
-    let user = if context.ctrlreg[1] == 0 { None } else { Some(frame_of_cr3(context.ctrlreg[1] & !0xfff)?) };
+    let user = if context.ctrlreg[1] == 0 { None } else { Some(frame_of_cr3(context.ctrlreg[1])?) };
     let taken = types.get_base(l4).and_then(|()| match user {
         Some(user) => types.get_base(user).inspect_err(|_| types.put_base(l4)),
         None => Ok(()),
@@ -233,7 +261,30 @@ fn initialise(c: &mut Caller<'_>, vcpu: &Arc<Vcpu>, arg: u64) -> Result<u64, Err
         return Err(e);
     }
     vcpu.state.lock().initialised = true;
+    mmuext::map_ldt(vcpu);
+    if context.flags & vgcf::ONLINE != 0 {
+        bring_up(vcpu.clone());
+    }
     Ok(0)
+}
+
+/// Refuses what no vCPU can run with, as Xen's `arch_set_info_guest`.
+fn check_context(c: &VcpuGuestContext) -> Result<(), Errno> {
+    let u = &c.user_regs;
+    let registers = [u.rip, u.rsp, c.kernel_sp, c.fs_base, c.gs_base_kernel, c.gs_base_user];
+    let entries = [c.event_callback, c.failsafe_callback, c.syscall_callback];
+    let handlers = c.traps.iter().map(|trap| trap.address);
+    if registers.into_iter().chain(entries).chain(handlers).any(|va| VirtAddr::try_new(va).is_err()) {
+        return Err(Errno::EINVAL);
+    }
+    // In user mode it would run on tables that it does not have.
+    if c.flags & vgcf::IN_KERNEL == 0 && c.ctrlreg[1] == 0 {
+        return Err(Errno::EINVAL);
+    }
+    if c.gdt_ents > pv::FIRST_RESERVED_GDT_ENTRY {
+        return Err(Errno::EINVAL);
+    }
+    if c.ldt_ents != 0 { mmuext::check_ldt(c.ldt_base, c.ldt_ents) } else { Ok(()) }
 }
 
 /// The frame in a CR3 as 64-bit guests have it.
@@ -258,10 +309,14 @@ pub fn load_context(v: &mut VcpuState, c: &VcpuGuestContext) {
     for (to, from) in v.traps.iter_mut().zip(&c.traps) {
         *to = TrapInfo { flags: from.flags, cs: from.cs, address: from.address };
     }
-    (v.ldt_base, v.ldt_entries) = (c.ldt_base, c.ldt_ents as u32);
+    let has_ldt = c.ldt_ents != 0 && mmuext::check_ldt(c.ldt_base, c.ldt_ents).is_ok();
+    (v.ldt_base, v.ldt_entries) = if has_ldt { (c.ldt_base, c.ldt_ents as u32) } else { (0, 0) };
     (v.kernel_ss, v.kernel_sp) = (c.kernel_ss, c.kernel_sp);
     v.task_switched = c.ctrlreg[0] & 8 != 0;
-    v.debugreg = c.debugreg;
+    for (reg, &value) in (0..).zip(&c.debugreg) {
+        // One that is not allowed is left out, as in Xen.
+        let _ = put_debugreg(v, reg, value);
+    }
     v.callbacks.event = Callback { rip: c.event_callback, masks_events: true };
     v.callbacks.failsafe =
         Callback { rip: c.failsafe_callback, masks_events: c.flags & vgcf::FAILSAFE_DISABLES_EVENTS != 0 };

@@ -35,7 +35,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 /// Where the relocation code's copy is mapped executable.
-const RELOC_VA: u64 = 0xffff_82d0_c000_0000;
+pub const RELOC_VA: u64 = 0xffff_82d0_c000_0000;
 /// First frame at or above 4 GiB.
 const LIMIT_4G: u64 = 1 << 20;
 /// Bytes of an image that are hashed at a time, and nanoseconds from one piece to the next: guests run in between.
@@ -88,7 +88,7 @@ impl fmt::Display for Refusal {
 
 /// An image in place to be jumped to: all that the pause needs, and the proof that it was checked (I11).
 struct Staged {
-    version: String,
+    at: Maddr,
     kimage: Kimage,
     tables: RelocTables,
     copy: Mfn,
@@ -170,7 +170,7 @@ pub fn is_requested(host: &Host) -> bool {
 /// True if an update is under way, or will come by itself.
 pub fn is_busy(host: &Host) -> bool {
     let u = host.update.lock();
-    u.requested || u.report.is_some() || u.automatic_done < u64::from(host.options.lu_updates)
+    u.requested || u.checking.is_some() || u.report.is_some() || u.automatic_done < u64::from(host.options.lu_updates)
 }
 
 /// Updates refused so far.
@@ -357,7 +357,7 @@ fn stage_next(host: &Host) -> Result<bool, Refusal> {
     if !check_digest(host, &name, at, &image)? {
         return Ok(false);
     }
-    if host.update.lock().staged.as_ref().is_some_and(|s| s.version == image.version()) {
+    if host.update.lock().staged.as_ref().is_some_and(|s| s.at == at) {
         return Ok(true);
     }
     unstage(host);
@@ -367,8 +367,7 @@ fn stage_next(host: &Host) -> Result<bool, Refusal> {
         Ok((kimage, tables, copy)) => {
             let entries = kimage.nr_entries();
             log!("lu", "staged {} from module {name}: {entries} entries", image.version());
-            let version = image.version().to_string();
-            host.update.lock().staged = Some(Staged { version, kimage, tables, copy, blocks });
+            host.update.lock().staged = Some(Staged { at, kimage, tables, copy, blocks });
             Ok(true)
         }
         Err(e) => {
@@ -385,6 +384,29 @@ fn unstage(host: &Host) {
     for block in staged.into_iter().flat_map(|s| s.blocks) {
         host.frames.free(block);
     }
+}
+
+/// Copies the relocation code to a frame of its own and builds the tables that it runs on.
+pub fn build_relocation(host: &Host, blocks: &mut Vec<Block>) -> Result<(RelocTables, Mfn), Refusal> {
+    let region = host.region.range();
+    let copy_block = host.frames.alloc_below(Order::PAGE, LIMIT_4G).ok_or(Refusal::NoMemory)?;
+    let copy = copy_block.mfn();
+    blocks.push(copy_block);
+    DirectMap.write(copy.maddr(), reloc::code());
+    let mut take = || {
+        let block = host.frames.alloc(Order::PAGE)?;
+        let mfn = block.mfn();
+        blocks.push(block);
+        Some(mfn)
+    };
+    let ram = host.memmap.ram();
+    let tables = RelocTables::build(&DirectMap, ram, (RELOC_VA, copy), [host.slot, region], &mut take)
+        .map_err(|e| Refusal::Tables(e.cause))?;
+    // Executable in the hypervisor's own tables too, where the code starts.
+    // The tables that this takes the first time stay linked there for good: a later staging only changes the last entry.
+    let mut builder = paging::Builder::new(|| host.alloc_private(Order::PAGE).map(|block| block.mfn()));
+    builder.map(host.own_l4, RELOC_VA, copy.maddr(), 1, paging::RW | paging::AD).ok_or(Refusal::NoMemory)?;
+    Ok((tables, copy))
 }
 
 fn build_stage(
@@ -405,26 +427,7 @@ fn build_stage(
     let region = host.region.range();
     let kimage =
         kimage::stage(&DirectMap, &placed, at, region, &mbi, &mut take).map_err(|e| Refusal::Stage(e.cause))?;
-    let copy_block = host.frames.alloc_below(Order::PAGE, LIMIT_4G).ok_or(Refusal::NoMemory)?;
-    let copy = copy_block.mfn();
-    blocks.push(copy_block);
-    DirectMap.write(copy.maddr(), reloc::code());
-    let mut take = || {
-        let block = host.frames.alloc(Order::PAGE)?;
-        let mfn = block.mfn();
-        blocks.push(block);
-        Some(mfn)
-    };
-    let ram = host.memmap.ram();
-    let tables = RelocTables::build(&DirectMap, ram, (RELOC_VA, copy), [host.slot, region], &mut take)
-        .map_err(|e| Refusal::Tables(e.cause))?;
-    // Executable in the hypervisor's own tables too, where the code starts.
-    let mut builder = paging::Builder::new(|| {
-        let mfn = take()?;
-        DirectMap.zero(mfn.maddr(), Order::PAGE.len_bytes());
-        Some(mfn)
-    });
-    builder.map(host.own_l4, RELOC_VA, copy.maddr(), 1, paging::RW | paging::AD).ok_or(Refusal::NoMemory)?;
+    let (tables, copy) = build_relocation(host, blocks)?;
     Ok((kimage, tables, copy))
 }
 

@@ -1,6 +1,7 @@
 //! Which vCPU's registers are in the CPU.
 
 use crate::frame::Mfn;
+use crate::hypercall::mmuext;
 use crate::run::host::host;
 use crate::run::vcpu::{Vcpu, VcpuState};
 use crate::x86::paging;
@@ -14,9 +15,14 @@ use x86_64::VirtAddr;
 use x86_64::instructions::segmentation::{DS, ES, FS, GS, Segment};
 use x86_64::registers::model_specific::{FsBase, KernelGsBase};
 
-/// Address of a vCPU's GDT in its domain's own area; the LDT is 16 pages further on.
+/// Address of a vCPU's GDT in its domain's own area.
 pub fn gdt_va(vcpu: u32) -> u64 {
     PERDOMAIN_VA + u64::from(vcpu) * VCPU_AREA_PAGES * 4096
+}
+
+/// Address of its LDT there, 16 pages further on.
+pub fn ldt_va(vcpu: u32) -> u64 {
+    gdt_va(vcpu) + 16 * 4096
 }
 
 /// Loads an L4 unless it is loaded already.
@@ -60,6 +66,8 @@ pub fn save_current(frame: &Frame) -> Option<Arc<Vcpu>> {
 pub fn load(vcpu: Arc<Vcpu>, frame: &mut Frame) {
     let cpu = this_cpu();
     let now = tsc::now_ns();
+    // Its data segments may be descriptors of an LDT whose pages were dropped meanwhile.
+    mmuext::map_ldt(&vcpu);
     {
         let mut v = vcpu.state.lock();
         *frame = v.regs;
@@ -69,7 +77,7 @@ pub fn load(vcpu: Arc<Vcpu>, frame: &mut Frame) {
         }
         super::work::publish_runstate(&mut v, &vcpu);
         desc::load_gdt(gdt_va(vcpu.id));
-        desc::load_ldt(gdt_va(vcpu.id) + 16 * 4096, v.ldt_entries);
+        desc::load_ldt(ldt_va(vcpu.id), v.ldt_entries);
         load_selector(SegmentRegister::Ds, v.ds);
         load_selector(SegmentRegister::Es, v.es);
         load_selector(SegmentRegister::Fs, v.fs);

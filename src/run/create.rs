@@ -92,9 +92,10 @@ fn create_all(host: &Host, when: Create) {
             continue;
         }
         for name in names {
-            let there = host.domains.lock().values().any(|d| d.name == name);
-            if !there {
-                create_named(host, &module, &name);
+            let there = host.domains.lock().values().find(|d| d.name == name).map(|d| d.id);
+            match there {
+                None => create_named(host, &module, &name),
+                Some(id) => log!("domain", "{name} is not created: {id} is called that"),
             }
         }
     }
@@ -316,7 +317,7 @@ fn create(host: &Host, module: &Module, name: &str) -> Result<Arc<Domain>, Creat
         rings: Rings { console: start.console, console_port, store: start.store, store_port: 0 },
     }));
     host.domains.lock().insert(id, domain.clone());
-    let first = first_vcpu(host, &domain, &start);
+    let first = host.hold_shared(&domain).map_err(CreateError::Types).and_then(|()| first_vcpu(host, &domain, &start));
     if let Err(e) = first.and_then(|vcpu| add_vcpus(host, &domain, vcpu, spec.vcpus)) {
         crate::run::teardown::shut_down(&domain, crate::run::domain::Shutdown(crate::xen::hypercall::shutdown::CRASH));
         return Err(e);

@@ -122,6 +122,7 @@ pub struct Domain {
     shutdown: AtomicU32,
     paused: AtomicBool,
     vm_assist: AtomicU64,
+    holds_shared: AtomicBool,
 }
 
 /// The rings that the builder made.
@@ -172,7 +173,18 @@ impl Domain {
             shutdown: AtomicU32::new(RUNS),
             paused: AtomicBool::new(false),
             vm_assist: AtomicU64::new(0),
+            holds_shared: AtomicBool::new(false),
         }
+    }
+
+    /// The frames that the hypervisor and the guest both write to from the beginning to the end: shared_info and the console ring.
+    pub fn shared_frames(&self) -> [Mfn; 2] {
+        [self.memory.lock().shared_info, self.rings.console]
+    }
+
+    /// Notes that references on [`Domain::shared_frames`] are held, or are not any more; what was noted before.
+    pub fn set_holds_shared(&self, holds: bool) -> bool {
+        self.holds_shared.swap(holds, Ordering::AcqRel)
     }
 
     /// Why it has stopped, if it has.

@@ -58,6 +58,15 @@ const WITH_ERROR: u32 =
     1 << 8 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 13 | 1 << 14 | 1 << 17 | 1 << 21 | 1 << 29 | 1 << 30;
 
 fn exception(vcpu: &Arc<Vcpu>, frame: &mut Frame, vector: u8, cr2: u64) -> Result<(), Undeliverable> {
+    let cr2 = match vector {
+        14 => match hypercall::mmuext::ldt_fault(vcpu, cr2) {
+            Ok(()) => return Ok(()),
+            // The guest knows its LDT by the address that it gave.
+            Err(Some(offset)) => vcpu.state.lock().ldt_base.wrapping_add(offset),
+            Err(None) => cr2,
+        },
+        _ => cr2,
+    };
     let mut v = vcpu.state.lock();
     match vector {
         7 if v.task_switched => {
@@ -134,7 +143,13 @@ pub fn to_guest(frame: &mut Frame) {
             continue;
         };
         match bounce::event(&vcpu, frame) {
-            Ok(()) => break,
+            Ok(()) => {
+                // `iretq` must find the descriptors of a guest that runs on segments of its LDT (selectors with bit 2 set).
+                if (frame.cs | frame.ss) & 4 != 0 {
+                    hypercall::mmuext::map_ldt(&vcpu);
+                }
+                break;
+            }
             Err(why) => crash(&vcpu, frame, format_args!("{why}")),
         }
     }

@@ -7,8 +7,9 @@ use crate::memmap::MemMap;
 use crate::mm::buddy::Block;
 use crate::mm::frametable::Frames;
 use crate::mm::m2p::M2p;
+use crate::mm::page_info::PageType;
 use crate::mm::physmem::PhysMem;
-use crate::mm::types::{Access, DomainView, Effects, PageTypes};
+use crate::mm::types::{Access, DomainView, Effects, PageTypes, TypeError};
 use crate::region::LuRegion;
 use crate::run::console::ConsoleState;
 use crate::run::domain::Domain;
@@ -138,6 +139,32 @@ impl Host {
         if types.take_effects().contains(Effects::FLUSH_TLB) {
             paging::flush_all();
         }
+    }
+
+    /// Takes a reference as a writable page on each frame that the hypervisor shares with a domain. Without it the guest could make such a frame a page
+    /// table, and what the hypervisor writes there, half of which the guest chooses, would be entries.
+    pub fn hold_shared(&self, domain: &Domain) -> Result<(), TypeError> {
+        let types = self.types(domain);
+        let [first, second] = domain.shared_frames();
+        let result = types.get_page_and_type(first, PageType::Writable).and_then(|()| {
+            types.get_page_and_type(second, PageType::Writable).inspect_err(|_| types.put_page_and_type(first))
+        });
+        self.settle(&types, domain);
+        result.map(|()| {
+            domain.set_holds_shared(true);
+        })
+    }
+
+    /// Drops what [`Host::hold_shared`] took, if it did.
+    pub fn release_shared(&self, domain: &Domain) {
+        if !domain.set_holds_shared(false) {
+            return;
+        }
+        let types = self.types(domain);
+        for mfn in domain.shared_frames() {
+            types.put_page_and_type(mfn);
+        }
+        self.settle(&types, domain);
     }
 
     /// A zeroed private frame or block, disposable at the next update; `None` without memory.

@@ -76,6 +76,7 @@ pub fn step(host: &Host) -> bool {
 }
 
 fn drop_vcpu_references(host: &Host, domain: &Domain) {
+    host.release_shared(domain);
     let types = host.types(domain);
     let vcpus = core::mem::take(&mut *domain.vcpus.lock());
     for vcpu in &vcpus {

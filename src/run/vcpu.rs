@@ -212,9 +212,9 @@ impl VcpuState {
         if self.kernel_mode { self.kernel_l4 } else { self.user_l4 }
     }
 
-    /// May be scheduled, as far as the vCPU itself is concerned.
+    /// May be scheduled, as far as the vCPU itself is concerned. Without page tables it must not: it would run on those of another.
     pub fn is_runnable(&self) -> bool {
-        self.online && !self.blocked && self.polling_until.is_none()
+        self.online && !self.blocked && self.polling_until.is_none() && self.active_l4().is_some()
     }
 
     /// The next moment at which a timer of this vCPU is due.

@@ -10,6 +10,7 @@
 
 pub mod bootinfo;
 pub mod memory;
+pub mod selftest;
 
 use crate::cmdline::{self, BadRegionSpec};
 use crate::frame::{DomId, Maddr, Mfn, MfnRange, Order};
@@ -79,6 +80,12 @@ impl fmt::Display for Fatal {
             Self::Restore(e) => write!(f, "{e}"),
             Self::NoMemory { what } => write!(f, "no memory for {what}"),
         }
+    }
+}
+
+impl From<RestoreError> for Fatal {
+    fn from(e: RestoreError) -> Self {
+        Self::Restore(e)
     }
 }
 
@@ -276,6 +283,9 @@ fn cold(plugged: Plugged, modules: Vec<Module>, given: Given<'_>) -> Result<(), 
     let wallclock = (cmos::unix_seconds(), 0);
     let update = crate::lu::update::UpdateState::cold();
     let host = host::install(make_host(plugged, given, m2p, HostParts { wallclock, modules, update }));
+    if let Some(test) = &host.options.test {
+        selftest::run(host, test.as_str());
+    }
     create::create_boot_domains(host);
     Ok(())
 }

@@ -45,6 +45,11 @@ pub fn cargo(verb: &str) -> Command {
     command
 }
 
+/// Builds everything, unless what `target/luxen/` has is to be used as it is.
+pub fn all_unless(no_build: bool) -> Result<()> {
+    if no_build { Ok(()) } else { all() }
+}
+
 /// Builds everything.
 pub fn all() -> Result<()> {
     for (name, features) in KERNELS {

@@ -7,8 +7,9 @@ use crate::paths;
 pub const DEFAULT_UPDATES: u32 = 6;
 /// The size of the live-update region.
 pub const REGION: &str = "liveupdate=32M";
-/// Milliseconds between the last update and the line `finish` on every guest's console.
-pub const FINISH_MS: u32 = 1000;
+/// Milliseconds until the first update, from each to the next, and from the last to the line `finish` on every guest's
+/// console: the guests are under way when the first comes, and busy again before the next.
+pub const TIMING: &str = "lu-first=300 lu-every=200 finish=300";
 
 /// One guest to be.
 #[derive(Clone, Debug)]
@@ -72,7 +73,7 @@ pub fn events_pair(first: u32) -> [Guest; 2] {
 
 /// The five guests of the main job.
 pub fn guests() -> Vec<Guest> {
-    let mut all = vec![Guest::new("pulse", "16M"), Guest::new("memory", "64M"), Guest::new("tables", "16M")];
+    let mut all = vec![Guest::new("pulse", "16M"), Guest::new("memory", "64M"), Guest::new("tables", "32M")];
     all.extend(events_pair(4));
     all
 }
@@ -86,7 +87,7 @@ pub fn images() -> [Module; 2] {
 pub fn boot(updates: u32, finishes: bool, append: &str) -> Boot {
     let mut options = format!("{REGION} exit=qemu");
     if finishes {
-        options.push_str(&format!(" finish={FINISH_MS}"));
+        options.push_str(&format!(" {TIMING}"));
     }
     if updates != 0 {
         options.push_str(&format!(" lu-updates={updates}"));
@@ -113,6 +114,6 @@ mod tests {
         assert_eq!(strings[0], "guest name=pulse memory=16M");
         assert_eq!(strings[3], "guest name=events-a memory=16M peer=events-b -- role=a peer=5");
         assert_eq!(strings[4], "guest name=events-b memory=16M peer=events-a -- role=b peer=4");
-        assert_eq!(boot.options, "liveupdate=32M exit=qemu finish=1000 lu-updates=6");
+        assert_eq!(boot.options, "liveupdate=32M exit=qemu lu-first=300 lu-every=200 finish=300 lu-updates=6");
     }
 }

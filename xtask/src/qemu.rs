@@ -7,6 +7,8 @@ use std::process::Command;
 
 /// The emulator.
 const QEMU: &str = "qemu-system-x86_64";
+/// The key behind which QEMU listens to the terminal itself: Ctrl-].
+const QEMU_ESCAPE: &str = "0x1d";
 
 /// Who executes the machine's instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -31,7 +33,7 @@ pub enum Clock {
 pub enum Serial {
     /// To xtask, through pipes.
     Pipes,
-    /// To the terminal, together with QEMU's monitor (Ctrl-A C), and to a log.
+    /// To the terminal, together with QEMU's monitor (Ctrl-] c), and to a log.
     Terminal {
         /// The log.
         log: PathBuf,
@@ -85,7 +87,8 @@ impl Machine {
             Serial::Terminal { log } => {
                 let log = log.to_string_lossy().replace(',', ",,");
                 add(&["-chardev", &format!("stdio,id=com1,mux=on,signal=off,logfile={log}")]);
-                add(&["-mon", "chardev=com1,mode=readline"]);
+                // Ctrl-A, which QEMU would take for itself, belongs to the hypervisor.
+                add(&["-mon", "chardev=com1,mode=readline", "-echr", QEMU_ESCAPE]);
             }
         }
         add(&["-serial", "chardev:com1", "-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);

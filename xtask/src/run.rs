@@ -25,7 +25,7 @@ pub struct Args {
     /// Write the verdict, every update's report and the guests' verdicts to FILE as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Stay on the console, in real time: `?` lists the hypervisor's keys, Ctrl-A X ends QEMU
+    /// Stay on the console, in real time: `?` lists the hypervisor's keys, Ctrl-] x ends QEMU
     #[arg(long)]
     interactive: bool,
     /// Who executes the machine's instructions; with kvm the times are the host's
@@ -37,26 +37,33 @@ pub struct Args {
     /// Seconds after which a machine without a verdict is killed
     #[arg(long, value_name = "SECONDS", default_value_t = 240)]
     limit: u64,
+    /// Boot what target/luxen/ has, without compiling
+    #[arg(long)]
+    no_build: bool,
 }
 
 /// `cargo xtask run`.
 pub fn verb(args: Args) -> Result<ExitCode> {
     let json = paths::from_caller(args.json.clone())?;
     paths::enter_root()?;
-    let verdict = match carry_out(&args, json) {
-        Ok(verdict) => verdict,
-        Err(error) => {
-            println!("error: {error:#}");
-            Verdict::Error
-        }
-    };
+    let result = carry_out(&args).unwrap_or_else(|error| {
+        println!("error: {error:#}");
+        RunResult { verdict: Verdict::Error, updates: Vec::new(), guests: Vec::new() }
+    });
+    let mut verdict = result.verdict;
+    if let Some(json) = json
+        && let Err(error) = paths::write_json(&json, &result)
+    {
+        println!("error: {error:#}");
+        verdict = verdict.max(Verdict::Error);
+    }
     println!("verdict: {verdict}");
     Ok(ExitCode::from(verdict.exit_code()))
 }
 
-fn carry_out(args: &Args, json: Option<PathBuf>) -> Result<Verdict> {
+fn carry_out(args: &Args) -> Result<RunResult> {
     setup::ensure(setup::BOOT)?;
-    build::all()?;
+    build::all_unless(args.no_build)?;
     let updates = args.updates.unwrap_or(if args.interactive { 0 } else { job::DEFAULT_UPDATES });
     let boot = job::boot(updates, !args.interactive, &args.append);
     let iso = qemu::iso_path("run");
@@ -87,16 +94,12 @@ fn carry_out(args: &Args, json: Option<PathBuf>) -> Result<Verdict> {
     let guests = guest_results(&boot, &outcome.transcript);
     summarise(&outcome, &guests);
     reasons.iter().for_each(|reason| println!("why: {reason}"));
-    if let Some(json) = json {
-        let result = RunResult { verdict, updates: outcome.transcript.updates, guests };
-        paths::write_json(&json, &result)?;
-    }
-    Ok(verdict)
+    Ok(RunResult { verdict, updates: outcome.transcript.updates, guests })
 }
 
 /// Gives the terminal to QEMU and reads its log afterwards.
 fn interact(machine: &Machine, log: PathBuf) -> Result<Outcome> {
-    println!("The console is COM1: `?` lists the hypervisor's keys, Ctrl-A X ends QEMU, Ctrl-A C is its monitor.");
+    println!("The console: `?` lists the hypervisor's keys, `u` updates, Ctrl-A types to a guest; Ctrl-] x ends QEMU.");
     let started = Instant::now();
     let mut command = machine.command();
     console::die_with_parent(&mut command);
@@ -159,7 +162,7 @@ fn summarise(outcome: &Outcome, guests: &[GuestResult]) {
     let updates = &outcome.transcript.updates;
     println!();
     if !updates.is_empty() {
-        println!("The pause of each update by stage:\n{}\n", report::pause_table(updates));
+        println!("The pause of each update by stage, in µs:\n{}\n", report::pause_table(updates));
     }
     for (guest, number) in guests.iter().zip(1..) {
         println!("d{number} {:<12} {}", guest.name, guest.verdict);

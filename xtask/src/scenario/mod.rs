@@ -35,6 +35,9 @@ pub struct Args {
     /// Machines at a time
     #[arg(long, value_name = "N", default_value_t = runner::DEFAULT_JOBS)]
     jobs: usize,
+    /// Boot what target/luxen/ has, without compiling
+    #[arg(long)]
+    no_build: bool,
 }
 
 /// `cargo xtask qemu-test`.
@@ -52,7 +55,7 @@ pub fn verb(args: Args) -> Result<ExitCode> {
         args.filter.unwrap_or_default()
     );
     setup::ensure(setup::BOOT)?;
-    build::all()?;
+    build::all_unless(args.no_build)?;
     damage::make_all()?;
     let results = runner::run_all(&chosen, args.jobs)?;
     if let Some(json) = json {
@@ -140,7 +143,7 @@ impl Scenario {
                 never: Vec::new(),
                 lost: Vec::new(),
             },
-            limit: Duration::from_secs(60),
+            limit: Duration::from_secs(180),
         }
     }
 

@@ -9,6 +9,12 @@ pub fn all() -> Vec<Scenario> {
     vec![
         placed("region-chosen", "the first boot chooses the place, every update keeps it", "32M")
             .says(r"region: .*\[0x"),
+        Scenario::new("region-default", "without the option there is a region all the same")
+            .options("lu-first=100 lu-every=50 lu-updates=2 finish=100")
+            .modules(job::images())
+            .guests([Guest::new("pulse", "16M")])
+            .updates(2)
+            .says(r"region: .*\[0x"),
         placed("region-large", "a large region that is chosen", "128M").says(r"region: .*\[0x"),
         // QEMU's RAM ends 128 KiB below the size for the ACPI tables, so the last whole 2 MiB are not there.
         placed("region-fixed-low", "a region at the low end of memory", "32M@0x1000000")

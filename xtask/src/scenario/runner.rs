@@ -265,7 +265,9 @@ mod tests {
     #[test]
     fn the_closing_line_counts() {
         let mut tally = Tally::default();
-        [Verdict::Success, Verdict::Error, Verdict::Failure].map(|verdict| tally.add(verdict));
+        for verdict in [Verdict::Success, Verdict::Error, Verdict::Failure] {
+            tally.add(verdict);
+        }
         assert_eq!(tally.to_string(), "1 passed, 2 failed");
         tally.add(Verdict::Skip);
         assert_eq!(tally.to_string(), "1 passed, 2 failed, 1 skipped");

@@ -74,6 +74,25 @@ pub fn drain() {
     }
 }
 
+/// Leaves nothing in the ring that would be a present entry if it were a page table: no byte, and even indices. False if that cannot
+/// be, because something was typed that has not been taken.
+pub fn clear() -> bool {
+    let Some(ring) = ring() else { return false };
+    if ring.out_prod.load(Ordering::Relaxed) % 2 == 1 {
+        // The other side prints nothing for it.
+        write(ring, b"\r");
+    }
+    drain();
+    let taken = ring.in_cons.load(Ordering::Relaxed);
+    if taken % 2 == 1 || ring.in_prod.load(Ordering::Acquire) != taken {
+        return false;
+    }
+    for byte in ring.input.iter().chain(&ring.output) {
+        byte.store(0, Ordering::Relaxed);
+    }
+    ring.out_cons.load(Ordering::Acquire) == ring.out_prod.load(Ordering::Relaxed)
+}
+
 /// Takes what was typed.
 pub fn read(mut take: impl FnMut(u8)) {
     let Some(ring) = ring() else { return };

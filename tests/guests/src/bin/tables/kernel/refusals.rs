@@ -2,13 +2,14 @@
 //! used otherwise or owned by somebody else is -EBUSY, one of what is not RAM (or belongs to the machine, as frame 0) is
 //! -EPERM, a table or descriptor that is wrong in itself is -EINVAL.
 
-use luxen_guests::abi::{Errno, HYPERVISOR_SLOTS, KexecRange, MmuUpdate, PAGE_SIZE, op};
+use luxen_guests::abi::{Errno, HYPERVISOR_SLOTS, KexecRange, MmuUpdate, PAGE_SIZE, Reservation, op};
+use luxen_guests::machine::console;
 use luxen_guests::machine::hypercall::{self, mmuext, write_entry};
 use luxen_guests::machine::memory::{self, Window};
 use luxen_guests::pte;
 
-use super::refused;
 use super::space::{EMPTY, Space, USER_BASE};
+use super::{granted, refused};
 
 /// An interrupt gate: system type 14, DPL 0.
 const SYSTEM_GATE: u64 = 0x0000_8e00_0000_0000;
@@ -77,6 +78,7 @@ pub fn try_all(space: &Space, loose: u64, gdt: u64, region: Option<u64>) {
     refused(mmuext(op::MMUEXT_NEW_USER_BASEPTR, space.data()), Errno::EINVAL, "switch to a data page");
     refused(mmuext(op::MMUEXT_CLEAR_PAGE, space.l1()), Errno::EINVAL, "clearing a page table");
     refused(mmuext(99, loose), Errno::ENOSYS, "mmuext command 99");
+    try_console_ring();
 
     // Descriptors.
     let descriptor = gdt * PAGE_SIZE + 4 * 8;
@@ -94,6 +96,31 @@ pub fn try_all(space: &Space, loose: u64, gdt: u64, region: Option<u64>) {
         let outcome = hypercall::kexec_op(op::KEXEC_GET_RANGE, &mut range);
         refused(outcome, Errno::EPERM, "kexec_op without privilege");
     }
+}
+
+/// The hypervisor writes to the console ring as long as the domain lives: also while the guest does not map it, and nothing in it
+/// is against it, it is neither a page table nor to be given back.
+fn try_console_ring() {
+    if !console::clear() {
+        return;
+    }
+    let ring = memory::start_info().console_mfn;
+    let va = memory::boot_va(ring);
+    granted(hypercall::update_va_mapping(va, 0), "unmapping of the console ring");
+    let pinned = mmuext(op::MMUEXT_PIN_L1, ring);
+    let mut frames = [ring];
+    let mut reservation = Reservation {
+        extent_start: frames.as_mut_ptr() as u64,
+        nr_extents: 1,
+        extent_order: 0,
+        mem_flags: 0,
+        domid: op::DOMID_SELF,
+    };
+    let given_back = hypercall::memory_op(op::XENMEM_DECREASE_RESERVATION, &mut reservation);
+    // Back again before anything is said.
+    granted(hypercall::update_va_mapping(va, pte::entry(ring, pte::DATA)), "mapping of the console ring");
+    refused(pinned, Errno::EINVAL, "pin of the console ring as an L1");
+    assert!(given_back == Ok(0), "giving back the console ring came to {given_back:?}, not to no page at all");
 }
 
 /// Frames that the M2P knows no owner of: the hypervisor's, free ones, and holes. Which they are a guest cannot tell, so
