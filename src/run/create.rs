@@ -92,9 +92,10 @@ fn create_all(host: &Host, when: Create) {
             continue;
         }
         for name in names {
-            let there = host.domains.lock().values().any(|d| d.name == name);
-            if !there {
-                create_named(host, &module, &name);
+            let there = host.domains.lock().values().find(|d| d.name == name).map(|d| d.id);
+            match there {
+                None => create_named(host, &module, &name),
+                Some(id) => log!("domain", "{name} is not created: {id} is called that"),
             }
         }
     }

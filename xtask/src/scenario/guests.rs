@@ -15,7 +15,9 @@ pub fn all() -> Vec<Scenario> {
         crashes("guest-crashes", "a guest crashes in the update's second", "crash"),
         told("guest-reboots", "a guest asks for a reboot in the update's second", "reboot")
             .loses(1)
-            .says("domain: d1 bad shut down: reboot"),
+            .says("domain: d1 bad shut down: reboot")
+            .says(r"\(d3\) pulse: verdict SUCCESS")
+            .says("domain: d3 bad shut down: poweroff"),
         told(
             "guest-spins-in-hypercalls",
             "a guest in one long multicall after the other: updates find it there",
@@ -28,6 +30,18 @@ pub fn all() -> Vec<Scenario> {
             .loses(1)
             .verdict(Verdict::Failure)
             .says("domain: d1 bad shut down: crash"),
+        Scenario::new("guest-crash-amid", "a guest crashes between two of twenty updates that follow each other")
+            .options("liveupdate=32M lu-first=100 lu-updates=20 lu-every=30 finish=100")
+            .modules(job::images())
+            .guests([Guest::new("pulse", "8M").named("bad"), Guest::new("memory", "32M"), Guest::new("pulse", "8M")])
+            .when("update 5$", &tell_first("crash"))
+            .loses(1)
+            .verdict(Verdict::Failure)
+            .says("domain: d1 bad is gone")
+            .updates(20)
+            .limit(120),
+        quiesce_deadline(),
+        region_too_small_for_next(),
     ]
 }
 
@@ -63,4 +77,26 @@ fn told(name: &'static str, purpose: &'static str, line: &str) -> Scenario {
 /// The keys that type a line on the first guest's console: Ctrl-A goes there from the hypervisor.
 fn tell_first(line: &str) -> String {
     format!("\x01{line}\n")
+}
+
+/// A domain that takes long to be taken apart keeps the hypervisor from being quiet in time. That takes some 50 ms from about
+/// 0.52 s on; the update is asked for at 0.5 s, and after the look at the image the pause begins at about 0.54 s.
+fn quiesce_deadline() -> Scenario {
+    Scenario::new("guest-quiesce-deadline", "a large domain is being taken apart and the deadline is short")
+        .options("liveupdate=32M lu-first=500 lu-updates=1 lu-deadline=1000 expect=refuse finish=500")
+        .modules(job::images())
+        .guests([Guest::new("memory", "256M").line("run=400"), Guest::new("pulse", "16M")])
+        .says("lu: aborted: not quiet within 1000 us: a domain is still being taken apart")
+        .says("domain: d1 memory is gone, its memory is free")
+        .never("took over")
+}
+
+/// The first build boots in a region that the next one, with its larger records, cannot boot in.
+fn region_too_small_for_next() -> Scenario {
+    Scenario::new("region-too-small-for-next", "a region in which this build boots and the next one would not")
+        .options("liveupdate=4M lu-first=100 lu-updates=1 expect=refuse finish=200")
+        .modules(job::images())
+        .guests([Guest::new("pulse", "16M"), Guest::new("memory", "32M")])
+        .says("lu: refused: the region is too small: the next build needs [0-9]+ MiB")
+        .never("took over")
 }

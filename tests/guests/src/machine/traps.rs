@@ -176,7 +176,7 @@ pub fn fault_for_ever() -> ! {
 
 /// Faults with no handler at all; the hypervisor must end the domain.
 pub fn fault_without_handler() -> ! {
-    let _ = hypercall::set_trap_table(&[abi::TrapInfo::default()]);
+    let _ = hypercall::clear_trap_table();
     loop {
         let _ = probe_read(0);
     }
