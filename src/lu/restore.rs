@@ -106,6 +106,8 @@ struct SavedDomain {
     module_string: String,
     extents: ExtentMap,
     pins: Vec<Pin>,
+    linear: Vec<Pin>,
+    partial_line: Vec<u8>,
     channels: Vec<Channel>,
     vcpus: Vec<SavedVcpu>,
 }
@@ -125,7 +127,6 @@ pub struct Incoming {
     modules: Vec<Module>,
     m2p: Vec<Option<Mfn>>,
     saved_log: Option<SavedLog>,
-    domains: Vec<SavedDomain>,
     report: Report,
 }
 
@@ -157,7 +158,6 @@ impl Incoming {
             modules: Vec::new(),
             m2p: Vec::new(),
             saved_log: None,
-            domains: Vec::new(),
             report: Report::new(summary, region),
             list,
         };
@@ -165,10 +165,9 @@ impl Incoming {
         Ok(Some(incoming))
     }
 
-    /// Decodes every record. The checks of `validate` have been made: order and presence are right.
+    /// Decodes what concerns the host as a whole: little, whatever the guests are, as all memory for it comes out of the region.
     fn read_all(&mut self) -> Result<(), RestoreError> {
-        let pages = self.list.pages().to_vec();
-        let source = PagedSource::new(&DirectMap, &pages, self.list.stream_len_bytes());
+        let source = PagedSource::new(&DirectMap, self.list.pages(), self.list.stream_len_bytes());
         let mut reader = records::reader(&source);
         while let Some(record) = reader.next_record()? {
             let wrong = |e| RestoreError::Stream(record.error(e));
@@ -196,23 +195,27 @@ impl Incoming {
                         self.report.stamp_outgoing(stage.map_err(wrong)?);
                     }
                 }
-                AnyRecord::DomainBegin(begin) => self.domains.push(SavedDomain {
-                    begin,
-                    module_string: String::new(),
-                    extents: ExtentMap::new(),
-                    pins: Vec::new(),
-                    channels: Vec::new(),
-                    vcpus: Vec::new(),
-                }),
-                other => {
-                    if let Some(domain) = self.domains.last_mut() {
-                        domain.take(other).map_err(|e| match e {
-                            TakeError::Record(e) => wrong(e),
-                            TakeError::Extents(what) => RestoreError::Missing { what },
-                        })?;
-                    }
-                }
+                // Domains are read when there is memory for them.
+                _ => {}
             }
+        }
+        Ok(())
+    }
+
+    /// Decodes every record again and hands it to `each`. The stream was checked by `open`, so order and presence are right.
+    fn for_each_record<E: From<RestoreError>>(
+        &self,
+        mut each: impl FnMut(AnyRecord<'_, PagedSource<'_, DirectMap>>) -> Result<(), RecordProblem<E>>,
+    ) -> Result<(), E> {
+        let source = PagedSource::new(&DirectMap, self.list.pages(), self.list.stream_len_bytes());
+        let mut reader = records::reader(&source);
+        while let Some(record) = reader.next_record().map_err(RestoreError::Stream)? {
+            let decoded = AnyRecord::decode(&record).map_err(RestoreError::Stream)?;
+            each(decoded).map_err(|problem| match problem {
+                RecordProblem::Record(e) => E::from(RestoreError::Stream(record.error(e))),
+                RecordProblem::Extents(what) => E::from(RestoreError::Missing { what }),
+                RecordProblem::Other(e) => e,
+            })?;
         }
         Ok(())
     }
@@ -243,14 +246,24 @@ impl Incoming {
         if let Some(log) = &self.saved_log {
             claim(log.range, DomId::XEN)?;
         }
-        for domain in &self.domains {
-            for extent in domain.extents.iter() {
-                claim(extent.range(), domain.begin.domid)?;
+        let mut owner = DomId::INVALID;
+        self.for_each_record(|record| {
+            match record {
+                AnyRecord::DomainBegin(begin) => {
+                    owner = begin.domid;
+                    if let Some(shared) = begin.shared_info {
+                        claim(MfnRange::new(shared, 1), owner).map_err(RecordProblem::Other)?;
+                    }
+                }
+                AnyRecord::Extents(extents) => {
+                    for extent in extents.iter() {
+                        claim(extent?.mfns(), owner).map_err(RecordProblem::Other)?;
+                    }
+                }
+                _ => {}
             }
-            if let Some(shared) = domain.begin.shared_info {
-                claim(MfnRange::new(shared, 1), domain.begin.domid)?;
-            }
-        }
+            Ok(())
+        })?;
         Ok(())
     }
 
@@ -298,7 +311,19 @@ impl Incoming {
     pub fn restore_domains(&mut self, host: &Host) -> Result<(), RestoreError> {
         *host.next_domid.lock() = self.host.next_domid.max(1);
         host.console.lock().focus = self.host.console_focus.map(DomId::new);
-        for saved in core::mem::take(&mut self.domains) {
+        let mut domains: Vec<SavedDomain> = Vec::new();
+        self.for_each_record::<RestoreError>(|record| {
+            match record {
+                AnyRecord::DomainBegin(begin) => domains.push(SavedDomain::new(begin)),
+                other => {
+                    if let Some(domain) = domains.last_mut() {
+                        domain.take(other)?;
+                    }
+                }
+            }
+            Ok(())
+        })?;
+        for saved in domains {
             let id = saved.begin.domid;
             let name = saved.begin.name;
             if let Err(why) = restore_domain(host, saved) {
@@ -353,19 +378,37 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).to_string()
 }
 
-enum TakeError {
+/// What is wrong with a record, or what its taker has to say.
+enum RecordProblem<E> {
     Record(super::stream::RecordError),
     Extents(&'static str),
+    Other(E),
 }
 
-impl From<super::stream::RecordError> for TakeError {
+impl<E> From<super::stream::RecordError> for RecordProblem<E> {
     fn from(e: super::stream::RecordError) -> Self {
         Self::Record(e)
     }
 }
 
 impl SavedDomain {
-    fn take<S: super::stream::ByteSource + ?Sized>(&mut self, record: AnyRecord<'_, S>) -> Result<(), TakeError> {
+    fn new(begin: DomainBegin) -> Self {
+        Self {
+            begin,
+            module_string: String::new(),
+            extents: ExtentMap::new(),
+            pins: Vec::new(),
+            linear: Vec::new(),
+            partial_line: Vec::new(),
+            channels: Vec::new(),
+            vcpus: Vec::new(),
+        }
+    }
+
+    fn take<S: super::stream::ByteSource + ?Sized, E>(
+        &mut self,
+        record: AnyRecord<'_, S>,
+    ) -> Result<(), RecordProblem<E>> {
         match record {
             AnyRecord::CmdlineModule(body) => self.module_string = text(&body.to_vec()?),
             AnyRecord::Extents(extents) => {
@@ -373,7 +416,7 @@ impl SavedDomain {
                     let e = extent?;
                     let first = e.mfns().first().unwrap_or(Mfn::ZERO);
                     let inserted = self.extents.insert(e.pfn(), first, e.nr_frames());
-                    inserted.map_err(|_| TakeError::Extents("extents without overlap (I6)"))?;
+                    inserted.map_err(|_| RecordProblem::Extents("extents without overlap (I6)"))?;
                 }
             }
             AnyRecord::Pinned(pins) => {
@@ -381,6 +424,12 @@ impl SavedDomain {
                     self.pins.push(pin?);
                 }
             }
+            AnyRecord::Linear(tables) => {
+                for table in tables.iter() {
+                    self.linear.push(table?);
+                }
+            }
+            AnyRecord::Console(line) => self.partial_line = line.to_vec()?,
             AnyRecord::Channels(channels) => {
                 for channel in channels.iter() {
                     self.channels.push(channel?);
@@ -470,6 +519,7 @@ fn restore_domain(host: &Host, mut saved: SavedDomain) -> Result<(), Refused> {
             store_port: begin.store_evtchn,
         },
     }));
+    domain.console.lock().set_partial_line(&saved.partial_line);
     domain.set_vm_assist(begin.vm_assist);
     // Paused until everything of it is back.
     domain.set_paused(true);
@@ -483,8 +533,8 @@ fn restore_domain(host: &Host, mut saved: SavedDomain) -> Result<(), Refused> {
     let types = host.types(&domain);
     let replayed = (|| {
         let bases = || saved.vcpus.iter().flat_map(|v| [v.saved.kernel_cr3, v.saved.user_cr3]).flatten();
-        for pin in &saved.pins {
-            types.announce(pin.mfn(), pin.level())?;
+        for table in saved.pins.iter().chain(&saved.linear) {
+            types.announce(table.mfn(), table.level())?;
         }
         for l4 in bases() {
             types.announce(l4, 4)?;
@@ -553,7 +603,8 @@ fn restore_vcpu(host: &Host, domain: &Arc<Domain>, from: SavedVcpu) -> Result<Ar
     v.initialised = s.flags.contains(VcpuFlags::INITIALISED);
     v.online = s.flags.contains(VcpuFlags::UP);
     v.blocked = s.flags.contains(VcpuFlags::BLOCKED);
-    v.polling_until = s.flags.contains(VcpuFlags::POLLING).then_some(s.poll_until_ns);
+    let poll_limit = if s.poll_until_ns == 0 { u64::MAX } else { s.poll_until_ns };
+    v.polling_until = s.flags.contains(VcpuFlags::POLLING).then_some(poll_limit);
     v.iopl = s.iopl as u8;
     v.runstate = RunState {
         state: if s.runstate.state == runstate::RUNNING { runstate::RUNNABLE } else { s.runstate.state },

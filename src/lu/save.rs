@@ -6,9 +6,9 @@
 use super::mfn_list::{self, MfnListError};
 use super::records::{
     CallbackMasks, Callbacks, Channel, ChannelState, DomainBegin, DomainFlags, HostFlags, LU_CMDLINE,
-    LU_CMDLINE_MODULE, ListWriter, LuHost, LuLog, LuTime, LuVcpu, LuVersion, M2pBlock, Name, Pin, PvInfo, Runstate,
-    SHARED_INFO, SHARED_INFO_LEN, STATIC_DATA_END, SavedExtent, Stage, StreamVersion, TscInfo, VCPU_CONTEXT_LEN,
-    VcpuFlags, VcpuPending, write_stages, write_vcpu_basic, write_vcpu_xsave,
+    LU_CMDLINE_MODULE, LU_CONSOLE, ListWriter, LuHost, LuLog, LuTime, LuVcpu, LuVersion, M2pBlock, Name, Pin, PvInfo,
+    Runstate, SHARED_INFO, SHARED_INFO_LEN, STATIC_DATA_END, SavedExtent, Stage, StreamVersion, TscInfo,
+    VCPU_CONTEXT_LEN, VcpuFlags, VcpuPending, write_stages, write_vcpu_basic, write_vcpu_xsave,
 };
 use super::stream::{Dest, PagedDest, WriteError, Writer};
 use crate::domain::evtchn::PortState;
@@ -18,6 +18,7 @@ use crate::log;
 use crate::mm::buddy::Block;
 use crate::mm::frametable::Chunk;
 use crate::mm::physmem::PhysMem;
+use crate::mm::types::Root;
 use crate::run::domain::Domain;
 use crate::run::host::Host;
 use crate::run::vcpu::Vcpu;
@@ -189,12 +190,22 @@ fn write_domain<D: Dest>(host: &Host, domain: &Domain, out: &mut Writer<D>) -> R
         extents.push(&SavedExtent::try_new(e.range(), e.pfn).map_err(|_| unrepresentable("an extent"))?);
     }
     extents.finish()?;
-    let pins = pinned(host, domain, memory.extents.iter().map(|e| e.range()));
+    let roots = roots(host, domain, memory.extents.iter().map(|e| e.range()));
     let mut list = ListWriter::pinned(out);
-    for (mfn, level) in pins {
-        list.push(&Pin::try_new(mfn, level).ok_or(unrepresentable("a pin"))?);
+    for (mfn, root) in roots.iter().filter(|(_, root)| root.is_pinned) {
+        list.push(&Pin::try_new(*mfn, root.level).ok_or(unrepresentable("a pin"))?);
     }
     list.finish()?;
+    let mut list = ListWriter::linear(out);
+    for (mfn, root) in roots.iter().filter(|(_, root)| !root.is_pinned) {
+        list.push(&Pin::try_new(*mfn, root.level).ok_or(unrepresentable("a table"))?);
+    }
+    list.finish()?;
+    let console = domain.console.lock();
+    if !console.partial_line().is_empty() {
+        out.record(LU_CONSOLE, console.partial_line())?;
+    }
+    drop(console);
     let mut channels = ListWriter::channels(out);
     for port in host.evtchn.lock().ports(domain.id) {
         let (state, is_xen_consumer) = match port.state {
@@ -225,28 +236,22 @@ fn write_domain<D: Dest>(host: &Host, domain: &Domain, out: &mut Writer<D>) -> R
     Ok(())
 }
 
-/// The pinned page tables among a domain's frames. Chunks that are not split have none.
-fn pinned(host: &Host, domain: &Domain, ranges: impl Iterator<Item = crate::frame::MfnRange>) -> Vec<(Mfn, u8)> {
+/// The page tables among a domain's frames from which a replay starts: pinned ones, and ones that tables of their own level name. Chunks
+/// that are not split have none.
+fn roots(host: &Host, domain: &Domain, ranges: impl Iterator<Item = crate::frame::MfnRange>) -> Vec<(Mfn, Root)> {
     let types = host.types(domain);
-    let mut pins = Vec::new();
+    let mut roots = Vec::new();
     for range in ranges {
         let mut at = range.start();
         while at < range.end() {
-            let end = (at / CHUNK_FRAMES + 1) * CHUNK_FRAMES;
-            let end = end.min(range.end());
+            let end = ((at / CHUNK_FRAMES + 1) * CHUNK_FRAMES).min(range.end());
             if matches!(host.frames.table().chunk(at / CHUNK_FRAMES), Chunk::Split { .. }) {
-                for mfn in (at..end).map(Mfn::new) {
-                    if let Some(root) = types.root_of(mfn)
-                        && root.is_pinned
-                    {
-                        pins.push((mfn, root.level));
-                    }
-                }
+                roots.extend((at..end).map(Mfn::new).filter_map(|mfn| types.root_of(mfn).map(|root| (mfn, root))));
             }
             at = end;
         }
     }
-    pins
+    roots
 }
 
 fn write_vcpu<D: Dest>(domain: &Domain, vcpu: &Vcpu, out: &mut Writer<D>) -> Result<(), SaveError> {
@@ -294,7 +299,8 @@ fn write_vcpu<D: Dest>(domain: &Domain, vcpu: &Vcpu, out: &mut Writer<D>) -> Res
         },
         iopl: v.iopl.into(),
         pending: VcpuPending::empty(),
-        poll_until_ns: v.polling_until.unwrap_or(0),
+        // 0 says that there is no limit.
+        poll_until_ns: v.polling_until.filter(|&t| t != u64::MAX).unwrap_or(0),
         iobmp: 0,
         iobmp_nr_ports: 0,
     })?;

@@ -88,7 +88,7 @@ impl fmt::Display for Refusal {
 
 /// An image in place to be jumped to: all that the pause needs, and the proof that it was checked (I11).
 struct Staged {
-    version: String,
+    at: Maddr,
     kimage: Kimage,
     tables: RelocTables,
     copy: Mfn,
@@ -357,7 +357,7 @@ fn stage_next(host: &Host) -> Result<bool, Refusal> {
     if !check_digest(host, &name, at, &image)? {
         return Ok(false);
     }
-    if host.update.lock().staged.as_ref().is_some_and(|s| s.version == image.version()) {
+    if host.update.lock().staged.as_ref().is_some_and(|s| s.at == at) {
         return Ok(true);
     }
     unstage(host);
@@ -367,8 +367,7 @@ fn stage_next(host: &Host) -> Result<bool, Refusal> {
         Ok((kimage, tables, copy)) => {
             let entries = kimage.nr_entries();
             log!("lu", "staged {} from module {name}: {entries} entries", image.version());
-            let version = image.version().to_string();
-            host.update.lock().staged = Some(Staged { version, kimage, tables, copy, blocks });
+            host.update.lock().staged = Some(Staged { at, kimage, tables, copy, blocks });
             Ok(true)
         }
         Err(e) => {
@@ -404,11 +403,8 @@ pub fn build_relocation(host: &Host, blocks: &mut Vec<Block>) -> Result<(RelocTa
     let tables = RelocTables::build(&DirectMap, ram, (RELOC_VA, copy), [host.slot, region], &mut take)
         .map_err(|e| Refusal::Tables(e.cause))?;
     // Executable in the hypervisor's own tables too, where the code starts.
-    let mut builder = paging::Builder::new(|| {
-        let mfn = take()?;
-        DirectMap.zero(mfn.maddr(), Order::PAGE.len_bytes());
-        Some(mfn)
-    });
+    // The tables that this takes the first time stay linked there for good: a later staging only changes the last entry.
+    let mut builder = paging::Builder::new(|| host.alloc_private(Order::PAGE).map(|block| block.mfn()));
     builder.map(host.own_l4, RELOC_VA, copy.maddr(), 1, paging::RW | paging::AD).ok_or(Refusal::NoMemory)?;
     Ok((tables, copy))
 }

@@ -83,6 +83,12 @@ impl fmt::Display for Fatal {
     }
 }
 
+impl From<RestoreError> for Fatal {
+    fn from(e: RestoreError) -> Self {
+        Self::Restore(e)
+    }
+}
+
 impl From<ClaimOrFatal> for Fatal {
     fn from(e: ClaimOrFatal) -> Self {
         match e {

@@ -107,6 +107,10 @@ kinds! {
     LU_CMDLINE_MODULE = 0x4000_0015,
     /// The domain's grant table.
     LU_GRANTS = 0x4000_0016,
+    /// Which page tables nobody has pinned are named by tables of their own level.
+    LU_LINEAR = 0x4000_0017,
+    /// What the domain has written of a console line that is not complete yet.
+    LU_CONSOLE = 0x4000_0018,
     /// A domain ends.
     DOMAIN_END = 0x4000_001f,
     /// libxc: width and page-table levels of a PV guest.
@@ -128,6 +132,7 @@ kinds! {
 const _: () = assert!(LU_VERSION == REC_TYPE_LIVE_UPDATE);
 const _: () = assert!(LU_TIME == 0x4000_0001 && LU_HOST == 0x4000_0008);
 const _: () = assert!(DOMAIN_BEGIN == 0x4000_0010 && LU_GRANTS == 0x4000_0016 && DOMAIN_END == 0x4000_001f);
+const _: () = assert!(LU_LINEAR == 0x4000_0017 && LU_CONSOLE == 0x4000_0018);
 const _: () = assert!(SHARED_INFO == 7 && X86_TSC_INFO == 8 && STATIC_DATA_END == 16);
 
 /// What "no frame" is written as.
@@ -204,6 +209,10 @@ pub enum AnyRecord<'a, S: ?Sized> {
     CmdlineModule(Body<'a, S>),
     /// [`LU_GRANTS`]
     Grants(Grants<'a, S>),
+    /// [`LU_LINEAR`]
+    Linear(Items<'a, S, Pin, 1>),
+    /// [`LU_CONSOLE`]: the bytes.
+    Console(Body<'a, S>),
     /// [`DOMAIN_END`]
     DomainEnd,
     /// [`X86_PV_INFO`]
@@ -243,6 +252,8 @@ impl<'a, S: ByteSource + ?Sized> AnyRecord<'a, S> {
             LU_VCPU => LuVcpu::decode(body).map(Self::Vcpu),
             LU_CMDLINE_MODULE => text::decode(body).map(Self::CmdlineModule),
             LU_GRANTS => Grants::decode(body).map(Self::Grants),
+            LU_LINEAR => Items::decode(body).map(Self::Linear),
+            LU_CONSOLE => text::decode(body).map(Self::Console),
             DOMAIN_END => body.finish().map(|()| Self::DomainEnd),
             X86_PV_INFO => PvInfo::decode(body).map(Self::PvInfo),
             X86_PV_P2M_FRAMES => P2mFrames::decode(body).map(Self::P2mFrames),

@@ -484,6 +484,29 @@ fn names_are_printable_and_padded() {
 }
 
 #[test]
+fn tables_named_by_their_own_level_are_listed_as_pins_are_and_an_unfinished_line_is_any_bytes() {
+    let pins = [Pin::try_new(Mfn::new(0x11), 3).unwrap(), Pin::try_new(Mfn::new(0x12), 4).unwrap()];
+    let mut out = Writer::new(Vec::new());
+    let mut list = ListWriter::linear(&mut out);
+    pins.iter().for_each(|pin| list.push(pin));
+    assert_eq!(list.finish(), Ok(2));
+    out.record(LU_CONSOLE, b"half a \0line").unwrap();
+    out.finish().unwrap();
+    let bytes = out.into_dest();
+    assert_eq!(
+        bytes[..24],
+        layout(24, &[(0, 4, 0x4000_0017), (4, 4, 16), (8, 8, 3 << 60 | 0x11), (16, 8, 4 << 60 | 0x12)])
+    );
+    let mut records = reader(&bytes);
+    let first = records.next_record().unwrap().unwrap();
+    let Ok(AnyRecord::Linear(found)) = AnyRecord::decode(&first) else { panic!("not the list that was written") };
+    assert_eq!(found.iter().collect::<Result<Vec<_>, _>>(), Ok(pins.to_vec()));
+    let second = records.next_record().unwrap().unwrap();
+    let Ok(AnyRecord::Console(line)) = AnyRecord::decode(&second) else { panic!("not the line that was written") };
+    assert_eq!(line.to_vec(), Ok(b"half a \0line".to_vec()));
+}
+
+#[test]
 fn types_have_numbers_and_names_of_their_own() {
     for (index, &kind) in KINDS.iter().enumerate() {
         assert!(is_known(kind) && kind_name(kind).is_some());

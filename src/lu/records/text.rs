@@ -41,6 +41,9 @@ impl fmt::Display for NameError {
 pub struct Name<const N: usize>([u8; N]);
 
 impl<const N: usize> Name<N> {
+    /// No name.
+    pub const EMPTY: Self = Self([0; N]);
+
     /// Takes a string.
     pub fn try_new(name: &str) -> Result<Self, NameError> {
         let found = name.len();

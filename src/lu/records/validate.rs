@@ -6,9 +6,10 @@
 
 use super::super::stream::{ByteSource, OrderRule, REC_TYPE_END, Reader, Record, StreamError};
 use super::{
-    AnyRecord, DOMAIN_END, DomainBegin, DomainFlags, LU_CMDLINE, LU_CMDLINE_MODULE, LU_EVTCHN, LU_EXTENTS, LU_GRANTS,
-    LU_HOST, LU_LOG, LU_M2P, LU_PINNED, LU_STAGES, LU_TIME, LU_VCPU, LU_VERSION, LuVcpu, LuVersion, SHARED_INFO,
-    STATIC_DATA_END, VcpuFlags, X86_PV_INFO, X86_PV_P2M_FRAMES, X86_PV_VCPU_BASIC, X86_PV_VCPU_XSAVE, X86_TSC_INFO,
+    AnyRecord, DOMAIN_END, DomainBegin, DomainFlags, LU_CMDLINE, LU_CMDLINE_MODULE, LU_CONSOLE, LU_EVTCHN, LU_EXTENTS,
+    LU_GRANTS, LU_HOST, LU_LINEAR, LU_LOG, LU_M2P, LU_PINNED, LU_STAGES, LU_TIME, LU_VCPU, LU_VERSION, LuVcpu,
+    LuVersion, SHARED_INFO, STATIC_DATA_END, VcpuFlags, X86_PV_INFO, X86_PV_P2M_FRAMES, X86_PV_VCPU_BASIC,
+    X86_PV_VCPU_XSAVE, X86_TSC_INFO,
 };
 use crate::frame::DomId;
 use alloc::vec::Vec;
@@ -111,6 +112,7 @@ impl Seen {
             SHARED_INFO => 1 << 10,
             LU_CMDLINE_MODULE => 1 << 11,
             LU_GRANTS => 1 << 12,
+            LU_CONSOLE => 1 << 15,
             X86_PV_VCPU_BASIC => 1 << 13,
             X86_PV_VCPU_XSAVE => 1 << 14,
             _ => 0,
@@ -228,6 +230,7 @@ struct Walk {
 /// True for what stands inside a domain's bracket.
 fn is_of_domain(kind: u32) -> bool {
     matches!(kind, LU_EXTENTS | LU_PINNED | LU_EVTCHN | LU_VCPU | LU_CMDLINE_MODULE | LU_GRANTS | DOMAIN_END)
+        || matches!(kind, LU_LINEAR | LU_CONSOLE)
         || matches!(kind, X86_PV_INFO | X86_PV_P2M_FRAMES | X86_PV_VCPU_BASIC | X86_PV_VCPU_XSAVE)
         || matches!(kind, SHARED_INFO | X86_TSC_INFO | STATIC_DATA_END)
 }
@@ -345,6 +348,11 @@ fn in_domain<S: ByteSource + ?Sized>(
             for pin in pins {
                 pin.map_err(item)?;
                 sum.nr_pinned += 1;
+            }
+        }
+        AnyRecord::Linear(tables) => {
+            for table in tables {
+                table.map_err(item)?;
             }
         }
         AnyRecord::Channels(channels) => {

@@ -5,7 +5,6 @@ use crate::damage::Damage;
 use crate::image::Module;
 use crate::job::Guest;
 use crate::paths;
-use crate::report::Verdict;
 
 /// A region and an early end: enough for a cold boot.
 const PLAIN: &str = "liveupdate=32M finish=200";
@@ -19,8 +18,7 @@ pub fn all() -> Vec<Scenario> {
         cold("boot-6g", "cold boot with 6 GiB, by GRUB: RAM above the hole, and guests that live there")
             .memory("6G")
             .grub()
-            // There are 3 GiB below the hole, so a larger guest lives above it too.
-            .guests([Guest::new("pulse", "3500M").named("large")]),
+            .says(r"domain: .*\[0x1[0-9a-f]{8}, "),
         Scenario::new("boot-no-guests", "a machine without a guest boots and ends")
             .options(PLAIN)
             .says("ledger: total "),
@@ -50,7 +48,6 @@ pub fn all() -> Vec<Scenario> {
             .guests([Guest::new("pulse", "16M")])
             .modules([Module { file: Damage::Garbage.file(), string: "guest name=x memory=16M".into() }])
             .loses(2)
-            .verdict(Verdict::Failure)
             .says("domain: x cannot be created: kernel: not an ELF file"),
         Scenario::new("boot-console-keys", "`?` on the console lists the keys")
             .options("liveupdate=32M finish=2000")
