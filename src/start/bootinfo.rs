@@ -57,6 +57,8 @@ pub struct BootModule {
 pub struct BootInfo {
     /// The command line.
     pub command_line: Text<MAX_COMMAND_LINE>,
+    /// Another build of this hypervisor is the loader: this is an update, guests are waiting.
+    pub is_update: bool,
     entries: [FirmwareEntry; MAX_ENTRIES],
     nr_entries: usize,
     modules: [BootModule; MAX_MODULES],
@@ -113,6 +115,7 @@ impl BootInfo {
     /// Nothing yet.
     pub const EMPTY: Self = Self {
         command_line: Text::EMPTY,
+        is_update: false,
         entries: [FirmwareEntry { start: 0, len_bytes: 0, number: 0 }; MAX_ENTRIES],
         nr_entries: 0,
         modules: [BootModule { start: 0, len_bytes: 0, string: Text::EMPTY }; MAX_MODULES],
@@ -168,6 +171,8 @@ impl BootInfo {
             let text = tag.cmdline().map_err(|_| BootInfoError::BadString { module: None })?;
             self.command_line = Text::try_from(text.as_bytes()).ok_or(BootInfoError::BadString { module: None })?;
         }
+        let loader = info.boot_loader_name_tag().and_then(|tag| tag.name().ok());
+        self.is_update = loader.is_some_and(|name| name.starts_with("luxen "));
         let map = info.memory_map_tag().ok_or(BootInfoError::NoMemoryMap)?;
         for area in map.memory_areas() {
             self.add_entry(area.start_address(), area.size(), area.typ().into())?;

@@ -60,7 +60,6 @@ impl Firmware {
 
     /// Places the region and moves modules out of its way.
     pub fn place_region(self, options: &Options, info: &mut BootInfo) -> Result<Placed, Fatal> {
-        let spec = options.liveupdate.map_err(Fatal::RegionSpec)?;
         let mut busy = RangeSet::<8>::new();
         let mut movable = RangeSet::<128>::new();
         let full = |_| Fatal::TooManyRanges;
@@ -68,7 +67,17 @@ impl Firmware {
         for m in info.modules() {
             movable.insert(MfnRange::frames_touched(m.start, m.len_bytes)).map_err(full)?;
         }
-        let region = LuRegion::place(spec, &self.map, &busy, &movable, DEFAULT_REGION_BYTES).map_err(Fatal::Region)?;
+        let place = |spec| LuRegion::place(spec, &self.map, &busy, &movable, DEFAULT_REGION_BYTES);
+        let wanted = options.liveupdate.map_err(Fatal::RegionSpec).and_then(|spec| place(spec).map_err(Fatal::Region));
+        let region = match wanted {
+            Ok(region) => region,
+            // An update is told the exact range; anywhere else there is no breadcrumb, and the guests would be lost.
+            Err(e) if info.is_update => return Err(e),
+            Err(e) => {
+                log!("region", "{e}; a region is chosen instead, the guests run");
+                place(None).map_err(Fatal::Region)?
+            }
+        };
         busy.insert(region.range()).map_err(full)?;
         for i in 0..info.modules().len() {
             let m = info.modules()[i];
