@@ -49,7 +49,7 @@ pub fn all() -> Vec<Scenario> {
             .loses(2)
             .says("domain: x cannot be created: kernel: not an ELF file"),
         Scenario::new("boot-console-keys", "`?` on the console lists the keys")
-            .options("liveupdate=32M finish=2000")
+            .options("liveupdate=32M finish=500")
             .guests([Guest::new("memory", "16M")])
             .when("cold boot", "?")
             .says("console: u update"),

@@ -53,7 +53,7 @@ pub fn all() -> Vec<Scenario> {
             .limit(300),
         Scenario::new("update-by-key", "an update asked for on the console, by GRUB")
             .grub()
-            .options("liveupdate=32M finish=3000")
+            .options("liveupdate=32M finish=1000")
             .modules(job::images())
             .guests([Guest::new("memory", "32M")])
             .when(r"\(d1\) ", "u")
