@@ -15,10 +15,13 @@ pub fn all() -> Vec<Scenario> {
         cold("boot-256m", "cold boot with 256 MiB: the least that is promised").memory("256M"),
         cold("boot-1g", "cold boot with 1 GiB, by GRUB").memory("1G").grub(),
         cold("boot-3g", "cold boot with 3 GiB: all of it below the hole").memory("3G"),
-        cold("boot-6g", "cold boot with 6 GiB, by GRUB: RAM above the hole, and guests that live there")
+        cold("boot-6g", "cold boot with 6 GiB, by GRUB: RAM above the hole, and a guest that lives there")
             .memory("6G")
             .grub()
-            .says(r"domain: .*\[0x1[0-9a-f]{8}, "),
+            // The region takes nearly all of the memory below the hole.
+            .options("liveupdate=2816M")
+            .guests([Guest::new("pulse", "512M").named("large")])
+            .says(r"domain: d3 large created: .*\[0x1[0-9a-f]{8}, "),
         Scenario::new("boot-no-guests", "a machine without a guest boots and ends")
             .options(PLAIN)
             .says("ledger: total "),

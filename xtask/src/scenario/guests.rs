@@ -40,7 +40,6 @@ pub fn all() -> Vec<Scenario> {
             .says("domain: d1 bad is gone")
             .updates(20)
             .limit(120),
-        quiesce_deadline(),
         region_too_small_for_next(),
     ]
 }
@@ -77,18 +76,6 @@ fn told(name: &'static str, purpose: &'static str, line: &str) -> Scenario {
 /// The keys that type a line on the first guest's console: Ctrl-A goes there from the hypervisor.
 fn tell_first(line: &str) -> String {
     format!("\x01{line}\n")
-}
-
-/// A domain that takes long to be taken apart keeps the hypervisor from being quiet in time. That takes some 50 ms from about
-/// 0.52 s on; the update is asked for at 0.5 s, and after the look at the image the pause begins at about 0.54 s.
-fn quiesce_deadline() -> Scenario {
-    Scenario::new("guest-quiesce-deadline", "a large domain is being taken apart and the deadline is short")
-        .options("liveupdate=32M lu-first=500 lu-updates=1 lu-deadline=1000 expect=refuse finish=500")
-        .modules(job::images())
-        .guests([Guest::new("memory", "256M").line("run=400"), Guest::new("pulse", "16M")])
-        .says("lu: aborted: not quiet within 1000 us: a domain is still being taken apart")
-        .says("domain: d1 memory is gone, its memory is free")
-        .never("took over")
 }
 
 /// The first build boots in a region that the next one, with its larger records, cannot boot in.

@@ -4,7 +4,6 @@ use super::Scenario;
 use crate::damage::Damage;
 use crate::image::Module;
 use crate::job::{self, Guest};
-use crate::paths;
 
 /// All of them.
 pub fn all() -> Vec<Scenario> {
@@ -27,19 +26,13 @@ pub fn all() -> Vec<Scenario> {
         ),
         damaged("refuse-garbage", "the next image is no ELF file", Damage::Garbage, "not an ELF file"),
         // A domain is taken apart step by step, and an update waits for that: the larger the domain, the longer.
-        Scenario::new("refuse-region-for-next", "a region in which this build boots and the next one would not")
-            .options("liveupdate=4M lu-first=100 lu-updates=1 expect=refuse finish=200")
-            .modules([Module::image(paths::out("luxen-next"), "luxen-next")])
-            .guests([Guest::new("pulse", "16M"), Guest::new("memory", "32M")])
-            .says("lu: refused: the region is too small: the next build needs [0-9]+ MiB")
-            .never("took over"),
         Scenario::new("kexec-relocation", "the relocation code obeys random lists as its simulator does")
             .options("liveupdate=32M test=reloc")
             .says("test: reloc: 300 lists"),
         Scenario::new("refuse-deadline", "a domain that is being taken apart is not done by the deadline")
             .options("liveupdate=32M lu-first=300 lu-updates=1 lu-deadline=100 expect=refuse finish=200")
             .modules(job::images())
-            .guests([Guest::new("pulse", "300M").named("large").line("run=220"), Guest::new("memory", "32M")])
+            .guests([Guest::new("updater", "300M").named("large").line("run=240"), Guest::new("memory", "32M")])
             .says("lu: (aborted|refused): .*still being taken apart")
             .never("took over"),
     ]

@@ -15,9 +15,13 @@ pub fn all() -> Vec<Scenario> {
             .guests(job::guests()),
         update("update-256m", "three updates in 256 MiB", 3, 50).memory("256M").guests(job::guests()),
         update("update-3g", "three updates in 3 GiB", 3, 50).memory("3G").guests(job::guests()),
-        update("update-6g", "three updates in 6 GiB, with a guest that reaches above the hole", 3, 50)
+        update("update-6g", "three updates in 6 GiB, with a guest above the hole", 3, 50)
             .memory("6G")
-            .guests(job::guests()),
+            // The region takes nearly all of the memory below the hole.
+            .options("liveupdate=2816M")
+            .guests(job::guests())
+            .guests([Guest::new("pulse", "512M").named("large")])
+            .says(r"domain: d6 large created: .*\[0x1[0-9a-f]{8}, "),
         update("update-mid-hypercall", "updates all the time while page tables are pinned and switched", 20, 7)
             .guests([Guest::new("tables", "32M"), Guest::new("tables", "32M").named("tables-2")]),
         update("update-mid-fault", "updates all the time while guests take faults and bounce them", 20, 3)
@@ -39,6 +43,7 @@ pub fn all() -> Vec<Scenario> {
             .guests([Guest::new("memory", "16M")]),
         // It ends after 20 ms, long before the first update.
         update("update-after-end", "a domain that ended before the update stays ended and its memory is free", 2, 50)
+            .options("lu-first=300")
             .guests([Guest::new("pulse", "16M").line("run=20"), Guest::new("memory", "32M")])
             .says("domain: d1 pulse is gone, its memory is free")
             .says(r#""sequence":1,.*"domains":1,"#),
