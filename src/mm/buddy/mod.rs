@@ -338,9 +338,7 @@ impl Heap {
                 continue;
             }
             let Some(id) = entry.split_id() else { return Err(not_owned(part.first)) };
-            let pages = table.pages(id);
-            for index in part.first..part.end {
-                let page = &pages[index];
+            for (index, page) in (part.first..).zip(&table.pages(id)[part.first..part.end]) {
                 if page.owner() != Some(owner) || part.mfn(index) == Mfn::ZERO {
                     return Err(not_owned(index));
                 }

@@ -72,10 +72,10 @@ impl Heap {
                     if !mfn.is_aligned(order) || chunk == 0 || chunk + nr_chunks > entries.len() {
                         return Err(ValidateError::Misplaced { mfn, order: order.get().into() });
                     }
-                    for tail in chunk + 1..chunk + nr_chunks {
-                        if entries[tail].word() != packed::FREE_TAIL {
-                            return Err(ValidateError::NotTail { mfn: Mfn::new(tail as u64 * CHUNK_FRAMES) });
-                        }
+                    let tails = &entries[chunk + 1..chunk + nr_chunks];
+                    if let Some(bad) = tails.iter().position(|e| e.word() != packed::FREE_TAIL) {
+                        let mfn = Mfn::new((chunk + 1 + bad) as u64 * CHUNK_FRAMES);
+                        return Err(ValidateError::NotTail { mfn });
                     }
                     let buddy = entries.get(chunk ^ nr_chunks).and_then(|e| e.free_order());
                     if order < Order::MAX && buddy == Some(order) {
