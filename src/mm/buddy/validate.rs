@@ -89,6 +89,9 @@ impl Heap {
                 }
                 Chunk::FreeTail => return Err(ValidateError::StrayTail { mfn }),
                 Chunk::Split { id, counts } => {
+                    if counts == Counts::all(Class::Unclaimed) {
+                        return Err(ValidateError::NotWhole { mfn });
+                    }
                     seen.nr_splits += 1;
                     validate_split(mfn, table.pages(id), counts, &mut seen)?;
                 }
