@@ -5,13 +5,25 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod build;
 pub mod cmdline;
 pub mod domain;
 pub mod frame;
+#[cfg(target_os = "none")]
+pub mod hypercall;
 pub mod kexec;
+pub mod log;
 pub mod lu;
 pub mod memmap;
 pub mod mm;
 pub mod ranges;
 pub mod region;
+#[cfg(target_os = "none")]
+pub mod run;
+#[cfg(target_os = "none")]
+pub mod start;
+pub mod time;
+pub mod verdict;
+#[cfg(target_os = "none")]
+pub mod x86;
 pub mod xen;

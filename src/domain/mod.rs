@@ -1,6 +1,7 @@
 //! Domains: how they are described, built and kept.
 
 pub mod builder;
+pub mod console;
 pub mod evtchn;
 pub mod kernel;
 pub mod spec;

@@ -2,5 +2,13 @@
 
 pub mod breadcrumb;
 pub mod mfn_list;
+pub mod needs;
 pub mod records;
 pub mod stream;
+
+#[cfg(target_os = "none")]
+pub mod restore;
+#[cfg(target_os = "none")]
+pub mod save;
+#[cfg(target_os = "none")]
+pub mod update;

@@ -123,7 +123,7 @@ pub const TYPE_COUNT_MASK: u64 = (1 << 55) - 1;
 /// | 8 to 15 | type_info |
 /// | 16 to 19 | owner: 0 for none, domain number + 1 |
 /// | 20 to 23 | order of the free block that starts here |
-/// | 24 to 31 | links of the free list, in the heap's own encoding |
+/// | 24 to 31 | links of the free list, in the heap's own encoding; of a page table in use, bytes 28 to 31 count its linear mappings |
 #[repr(C)]
 #[derive(Default)]
 pub struct PageInfo {
@@ -136,7 +136,8 @@ pub struct PageInfo {
     pub free_order: AtomicU32,
     /// Next block of the free list, in the heap's own encoding; only while free.
     pub link_next: AtomicU32,
-    /// Previous block of the free list, in the heap's own encoding; only while free.
+    /// Previous block of the free list, in the heap's own encoding; only while free. Of a validated page table it is the
+    /// count behind [`PageInfo::add_linear_entry`].
     pub link_prev: AtomicU32,
     #[cfg(feature = "next")]
     reserved: [u64; 4],
@@ -268,7 +269,7 @@ impl PageInfo {
             if count >= COUNT_MASK - 1 {
                 return Err(RefError::Overflow);
             }
-            match self.count_info.compare_exchange_weak(x, x + 1, Ordering::AcqRel, Ordering::Acquire) {
+            match self.count_info.compare_exchange_weak(x, x.wrapping_add(1), Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => break,
                 Err(now) => x = now,
             }
@@ -282,6 +283,35 @@ impl PageInfo {
         Err(RefError::Owner { found })
     }
 
+    /// As [`PageInfo::get_page`] without the atomic exchange, which is most of its cost: for the replay after an update, when no other CPU
+    /// touches the record. False if the reference is not to be had; `get_page` then says why.
+    #[inline(always)]
+    pub fn get_page_alone(&self, owner: DomId) -> bool {
+        let x = self.count_info.load(Ordering::Relaxed);
+        let in_range = (x & COUNT_MASK).wrapping_sub(1) < COUNT_MASK - 2;
+        let is_given = in_range && self.owner.load(Ordering::Relaxed) == owner.get() as u32 + 1;
+        if is_given {
+            self.count_info.store(x.wrapping_add(1), Ordering::Relaxed);
+        }
+        is_given
+    }
+
+    /// Takes a general reference whoever the owner is, and says who, as Xen's `page_get_owner_and_reference`.
+    pub fn get_any(&self) -> Result<Option<DomId>, RefError> {
+        let mut x = self.count_info.load(Ordering::Acquire);
+        loop {
+            match x & COUNT_MASK {
+                0 => return Err(RefError::NotInUse),
+                count if count >= COUNT_MASK - 1 => return Err(RefError::Overflow),
+                _ => {}
+            }
+            match self.count_info.compare_exchange_weak(x, x.wrapping_add(1), Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Ok(self.owner()),
+                Err(now) => x = now,
+            }
+        }
+    }
+
     /// Drops a general reference; true if it was the last, and the frame is the caller's to free.
     ///
     /// # Panics
@@ -291,6 +321,43 @@ impl PageInfo {
         let before = self.count_info.fetch_sub(1, Ordering::AcqRel);
         assert!(before & COUNT_MASK != 0, "page reference dropped that nobody held (I6)");
         before & COUNT_MASK == 1
+    }
+
+    /// A table starts its life without linear mappings.
+    pub fn reset_linear(&self) {
+        self.link_prev.store(0, Ordering::Relaxed);
+    }
+
+    /// Linear mappings: above 0, entries of this table that name other tables of its level; below 0, such entries elsewhere that name
+    /// this one. Never both, so that no chain and no circle of them can be built (Xen's `linear_pt_count`).
+    pub fn linear_count(&self) -> i32 {
+        self.link_prev.load(Ordering::Acquire) as i32
+    }
+
+    /// Counts an entry of this table that names another table of its level; false if this one is itself named so.
+    pub fn add_linear_entry(&self) -> bool {
+        self.change_linear(|n| if n >= 0 { n.checked_add(1) } else { None })
+    }
+
+    /// Takes back [`PageInfo::add_linear_entry`].
+    pub fn drop_linear_entry(&self) {
+        let dropped = self.change_linear(|n| if n > 0 { Some(n - 1) } else { None });
+        assert!(dropped, "linear entry dropped that nobody counted (T5)");
+    }
+
+    /// Counts an entry elsewhere that names this table from its own level; false if this one has such entries itself.
+    pub fn add_linear_use(&self) -> bool {
+        self.change_linear(|n| if n <= 0 { n.checked_sub(1) } else { None })
+    }
+
+    /// Takes back [`PageInfo::add_linear_use`].
+    pub fn drop_linear_use(&self) {
+        let dropped = self.change_linear(|n| if n < 0 { Some(n + 1) } else { None });
+        assert!(dropped, "linear use dropped that nobody counted (T5)");
+    }
+
+    fn change_linear(&self, change: impl Fn(i32) -> Option<i32>) -> bool {
+        self.link_prev.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| change(n as i32).map(|n| n as u32)).is_ok()
     }
 
     /// Takes the owner's own reference away: clears `ALLOCATED` if it is set and says whether it was. The caller then drops
@@ -317,6 +384,40 @@ mod tests {
         assert!(page.clear_allocated());
         assert!(!page.clear_allocated());
         assert!(page.put_page());
+    }
+
+    #[test]
+    fn linear_mappings_go_one_way_only() {
+        let page = PageInfo::uninitialised();
+        assert!(page.add_linear_entry());
+        assert!(!page.add_linear_use());
+        page.drop_linear_entry();
+        assert!(page.add_linear_use());
+        assert!(page.add_linear_use());
+        assert!(!page.add_linear_entry());
+        assert_eq!(page.linear_count(), -2);
+        page.drop_linear_use();
+        page.drop_linear_use();
+        assert_eq!(page.linear_count(), 0);
+    }
+
+    #[test]
+    fn alone_or_not_a_reference_is_given_in_the_same_cases() {
+        let allocated = CountFlags::ALLOCATED.bits();
+        for count in [0, 1, 2, COUNT_MASK - 2, COUNT_MASK - 1, COUNT_MASK] {
+            for flags in [0, allocated, CountFlags::FREE.bits()] {
+                for asked in [0, 1, 2, 0x7ff2] {
+                    let pages = [PageInfo::uninitialised(), PageInfo::uninitialised()];
+                    for page in &pages {
+                        page.assign(DomId::new(1), CountFlags::empty());
+                        page.count_info.store(flags | count, Ordering::Relaxed);
+                    }
+                    let asked = DomId::new(asked);
+                    assert_eq!(pages[0].get_page(asked).is_ok(), pages[1].get_page_alone(asked), "{count:#x}");
+                    assert_eq!(pages[0].count(), pages[1].count());
+                }
+            }
+        }
     }
 
     #[test]

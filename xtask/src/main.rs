@@ -1,2 +1,89 @@
-//! Builds, runs and tests luxen.
-fn main() {}
+//! Builds, runs and tests luxen: `cargo xtask help` lists the verbs.
+//!
+//! Every verb works from the repository's root, installs what it needs where it may, and keeps what it makes under
+//! `target/luxen/`: the two kernels, the guests, ISO images, damaged images and `logs/`.
+
+mod build;
+mod check;
+mod console;
+mod damage;
+mod digest;
+mod image;
+mod job;
+mod paths;
+mod qemu;
+mod report;
+mod run;
+mod scenario;
+mod setup;
+mod step;
+mod symbols;
+mod transcript;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Builds, runs and tests luxen, a hypervisor that replaces itself under its running guests.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Compile both builds of the hypervisor and the test guests.
+    ///
+    /// Leaves luxen, luxen-next, pulse, memory, tables and events in target/luxen/. Both builds of the hypervisor carry
+    /// their SHA-256 in an ELF note, which an update checks. The files of the same names with `.debug` behind them have the
+    /// line tables.
+    Build,
+    /// Make the bootable ISO image of the main job.
+    Image(image::Args),
+    /// Boot in QEMU, start the guests, update the hypervisor under them, and give a verdict.
+    ///
+    /// The main job: both builds, GRUB, five guests, six updates from one build to the other and back, every guest's own
+    /// verdict, and a table of the pause of each update by stage. The last line is the verdict; the exit code is 0 only for
+    /// `verdict: SUCCESS`, 1 for FAILURE, 2 for ERROR, 3 for SKIP.
+    Run(run::Args),
+    /// Check everything: format, lints, documentation, host tests, then every QEMU scenario.
+    ///
+    /// The last line is `N passed, N failed`, steps and scenarios together; the exit code is 0 only if none failed.
+    Test(check::Args),
+    /// Boot each scenario in QEMU and judge it.
+    ///
+    /// A scenario passes if the debug-exit value and the last line agree on the verdict that it expects, and all that it
+    /// says about the console holds. No verdict in time is an ERROR, not a failure.
+    QemuTest(scenario::Args),
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().verb.carry_out() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+impl Verb {
+    fn carry_out(self) -> Result<ExitCode> {
+        // The paths that the caller gave are relative to where the caller stands, all others to the root.
+        match self {
+            Verb::Build => {
+                paths::enter_root()?;
+                setup::ensure(setup::BUILD)?;
+                build::all()?;
+                println!("built: {}/ has luxen, luxen-next and the guests", paths::OUT);
+                Ok(ExitCode::SUCCESS)
+            }
+            Verb::Image(args) => image::verb(args),
+            Verb::Run(args) => run::verb(args),
+            Verb::Test(args) => check::verb(args),
+            Verb::QemuTest(args) => scenario::verb(args),
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! What distinguishes one build from another: its name, and what it asks of the region.
+
+use crate::frame::CHUNK_SIZE;
+use crate::kexec::image::Needs;
+use crate::lu::records::StreamVersion;
+use crate::mm::frametable::ChunkEntry;
+use crate::mm::page_info::PageInfo;
+
+/// The name of this build: what the banner shows and the stream carries.
+pub const VERSION: &str = if cfg!(feature = "next") {
+    concat!("luxen ", env!("CARGO_PKG_VERSION"), "-b")
+} else {
+    concat!("luxen ", env!("CARGO_PKG_VERSION"), "-a")
+};
+
+/// Bytes of the slot that an image fills, as linker.ld has it.
+pub const SLOT_BYTES: u64 = 2 * CHUNK_SIZE;
+
+/// Bytes of the region for the hypervisor's small objects until ordinary memory is plugged in.
+pub const EARLY_HEAP_BYTES: u64 = if cfg!(feature = "next") { 3 << 20 } else { 2 << 20 };
+
+/// What boot takes from the region whatever the machine: small objects, page tables of the image and the first gigabytes, breadcrumb page
+/// and boot information, page records for chunks that are RAM only in part.
+pub const BOOT_FOOTPRINT: u64 = EARLY_HEAP_BYTES + (1 << 20);
+
+/// What this build asks of the one that starts it, read there from the ELF note before anything is paused (I11).
+pub const NEEDS: Needs = Needs {
+    page_info_bytes: size_of::<PageInfo>() as u32,
+    chunk_entry_bytes: size_of::<ChunkEntry>() as u32,
+    stream_min: StreamVersion::OLDEST.get(),
+    stream_max: StreamVersion::CURRENT.get(),
+    stream_writes: StreamVersion::CURRENT.get(),
+    boot_footprint_bytes: BOOT_FOOTPRINT,
+    features: 0,
+    slot_bytes: SLOT_BYTES,
+};
+
+#[cfg(target_os = "none")]
+#[expect(unsafe_code, reason = "a section of its own")]
+mod notes {
+    use super::*;
+    use crate::kexec::image::{ElfNote, NOTE_DIGEST, NOTE_NEEDS, NOTE_VERSION};
+
+    const fn version_bytes() -> [u8; VERSION.len()] {
+        let mut out = [0; VERSION.len()];
+        let mut i = 0;
+        while i < out.len() {
+            out[i] = VERSION.as_bytes()[i];
+            i += 1;
+        }
+        out
+    }
+
+    #[used]
+    #[unsafe(link_section = ".note.luxen")]
+    pub static DIGEST: ElfNote<32> = ElfNote::new(NOTE_DIGEST, [0; 32]);
+    #[used]
+    #[unsafe(link_section = ".note.luxen")]
+    pub static NEEDS_NOTE: ElfNote<48> = ElfNote::new(NOTE_NEEDS, NEEDS.encode());
+    #[used]
+    #[unsafe(link_section = ".note.luxen")]
+    pub static VERSION_NOTE: ElfNote<{ VERSION.len() }> = ElfNote::new(NOTE_VERSION, version_bytes());
+}

@@ -1,0 +1,145 @@
+//! What an incoming build needs of the region, computed by the outgoing one from the notes of its image (I11).
+//!
+//! Everything that the incoming side allocates before free memory is plugged in comes out of the region (I2): its fixed
+//! footprint, the frametable's upper level, the page tables of the direct map, and page records for every chunk of which
+//! only a part is claimed. What has to grow with the guests' page tables is allocated later, from ordinary memory.
+
+use crate::frame::{CHUNK_FRAMES, MfnRange, PAGE_SIZE};
+use crate::kexec::image::Needs;
+use alloc::collections::BTreeSet;
+use core::fmt;
+
+/// Entries of a page table, and bytes that one of level 2 maps.
+const TABLE_ENTRIES: u64 = 512;
+const GIB: u64 = 1 << 30;
+/// Page records are fed to the frametable in groups, so the last group may stay unused in part.
+const SPARE_SPLITS: u64 = 8;
+
+/// The machine and what is on it, as far as the incoming side's boot depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// First frame behind the last RAM.
+    pub ram_end: u64,
+    /// The CPU has pages of 1 GiB.
+    pub gib_pages: bool,
+    /// Chunks of 2 MiB of which only a part will be claimed.
+    pub partial_chunks: u64,
+}
+
+/// What the region is needed for, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RegionNeeds {
+    /// Breadcrumb page, and the fixed footprint that the image states.
+    pub fixed: u64,
+    /// Upper level of the frametable.
+    pub frametable: u64,
+    /// Page tables of the direct map.
+    pub page_tables: u64,
+    /// Page records of partly claimed chunks.
+    pub page_records: u64,
+}
+
+const fn whole_pages(bytes: u64) -> u64 {
+    bytes.div_ceil(PAGE_SIZE) * PAGE_SIZE
+}
+
+impl RegionNeeds {
+    /// What an image with these needs will allocate under this load.
+    pub fn of(image: &Needs, load: &Load) -> Self {
+        let ram_bytes = load.ram_end * PAGE_SIZE;
+        let gibs = ram_bytes.div_ceil(GIB);
+        // With large pages only the last, partial GiB has a table of level 2; without, each has.
+        let level2 = if load.gib_pages { 1 } else { gibs };
+        let level3 = gibs.div_ceil(TABLE_ENTRIES).max(1);
+        let records = TABLE_ENTRIES * u64::from(image.page_info_bytes);
+        Self {
+            fixed: PAGE_SIZE + whole_pages(image.boot_footprint_bytes),
+            frametable: whole_pages(load.ram_end.div_ceil(CHUNK_FRAMES) * u64::from(image.chunk_entry_bytes)),
+            page_tables: (level2 + level3) * PAGE_SIZE,
+            page_records: (load.partial_chunks + SPARE_SPLITS) * records,
+        }
+    }
+
+    /// All of it.
+    pub const fn total(&self) -> u64 {
+        self.fixed + self.frametable + self.page_tables + self.page_records
+    }
+}
+
+impl fmt::Display for RegionNeeds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { fixed, frametable, page_tables, page_records } = self;
+        let kib = |bytes: &u64| bytes.div_ceil(1024);
+        write!(
+            f,
+            "{} KiB fixed, {} KiB frametable, {} KiB page tables, {} KiB page records",
+            kib(fixed),
+            kib(frametable),
+            kib(page_tables),
+            kib(page_records)
+        )
+    }
+}
+
+/// Chunks that the ranges touch without one of them covering the whole chunk.
+pub fn partial_chunks(claims: impl IntoIterator<Item = MfnRange>) -> u64 {
+    let mut partial = BTreeSet::new();
+    for range in claims {
+        if range.is_empty() {
+            continue;
+        }
+        if !range.start().is_multiple_of(CHUNK_FRAMES) {
+            partial.insert(range.start() / CHUNK_FRAMES);
+        }
+        if !range.end().is_multiple_of(CHUNK_FRAMES) {
+            partial.insert(range.end() / CHUNK_FRAMES);
+        }
+    }
+    partial.len() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IMAGE: Needs = Needs {
+        page_info_bytes: 32,
+        chunk_entry_bytes: 16,
+        stream_min: 1,
+        stream_max: 1,
+        stream_writes: 1,
+        boot_footprint_bytes: 3 << 20,
+        features: 0,
+        slot_bytes: 4 << 20,
+    };
+
+    fn range(start: u64, end: u64) -> MfnRange {
+        MfnRange::between(start, end).unwrap()
+    }
+
+    #[test]
+    fn only_cut_chunks_need_records() {
+        assert_eq!(partial_chunks([range(512, 2048)]), 0);
+        assert_eq!(partial_chunks([range(513, 2047)]), 2);
+        assert_eq!(partial_chunks([range(513, 600), range(700, 701)]), 1);
+        assert_eq!(partial_chunks([range(0, 0)]), 0);
+    }
+
+    #[test]
+    fn a_terabyte_of_unsplit_guests_needs_little() {
+        let load = Load { ram_end: (1 << 40) / PAGE_SIZE, gib_pages: true, partial_chunks: 0 };
+        let needs = RegionNeeds::of(&IMAGE, &load);
+        // 16 bytes for each 2 MiB are 8 MiB a TiB.
+        assert_eq!(needs.frametable, 8 << 20);
+        assert!(needs.total() < 64 << 20, "{needs}");
+    }
+
+    #[test]
+    fn records_follow_the_incoming_builds_size() {
+        let load = Load { ram_end: 1 << 18, gib_pages: false, partial_chunks: 10 };
+        let wide = Needs { page_info_bytes: 64, ..IMAGE };
+        let (a, b) = (RegionNeeds::of(&IMAGE, &load), RegionNeeds::of(&wide, &load));
+        assert_eq!(b.page_records, 2 * a.page_records);
+        assert_eq!(a.page_records, 18 * 512 * 32);
+    }
+}

@@ -1,0 +1,266 @@
+//! What the records of a live-update stream hold.
+//!
+//! This is an ABI (I5): the types here are the saved ones and have nothing to do with the runtime's, even where they look
+//! alike; every field is written and read by itself, little-endian; docs/handover.md has the same layouts as tables.
+//!
+//! ```text
+//!  LU_VERSION                                        first, says who wrote the stream
+//!  LU_TIME LU_HOST LU_M2P LU_LOG LU_CMDLINE ...      the host; anywhere outside a domain
+//!  DOMAIN_BEGIN                                      one bracket a domain
+//!    X86_PV_INFO STATIC_DATA_END ...                 what libxc's stream carries, in its layout
+//!    LU_EXTENTS LU_PINNED LU_EVTCHN LU_VCPU ...      what only a live update needs
+//!  DOMAIN_END
+//!  END
+//! ```
+//!
+//! A reader goes over the stream several times (domains, then ownership, then everything else), and calls
+//! [`validate`] before the first of them: nothing is applied of a stream that is wrong somewhere.
+//!
+//! 1. A body has exactly the length that its fields have. A reserved byte that is not zero, or a value that a field
+//!    cannot have, is refused: a build that has something new to say uses a new record, or a new stream version.
+//! 2. A build reads its own stream version and the one before (I10), and can be told to write either.
+//!
+//! Sources: DESIGN §3.5; Xen's public headers, and libxc's stream format for the types without bit 30.
+
+mod domain;
+mod global;
+mod items;
+mod libxc;
+mod lists;
+mod text;
+mod validate;
+mod vcpu;
+
+pub use domain::{DomainBegin, DomainFlags};
+pub use global::{HostFlags, LuHost, LuLog, LuModule, LuTime, LuVersion, StreamVersion, XenPagesKind, stage};
+pub use items::{Channel, ChannelState, ExtentError, M2pBlock, Pin, SavedExtent, Stage};
+pub use libxc::{
+    P2M_PFNS_PER_FRAME, P2mFrames, PvInfo, SHARED_INFO_LEN, TscInfo, VCPU_CONTEXT_LEN, VcpuBasic, VcpuXsave,
+    XSAVE_AREA_LEN_MAX, XSAVE_LEN_MIN, write_p2m_frames, write_vcpu_basic, write_vcpu_xsave,
+};
+pub use lists::{Grants, Item, Items, ItemsIter, ListWriter, XenPages, write_grants, write_stages};
+pub use text::{Name, NameError, TEXT_LEN_MAX};
+pub use validate::{Summary, validate};
+pub use vcpu::{CallbackMasks, Callbacks, LuVcpu, Runstate, VcpuFlags, VcpuPending};
+
+use super::stream::{
+    Body, ByteSource, Dest, REC_TYPE_END, REC_TYPE_LIVE_UPDATE, Reader, Record, RecordError, Sink, StreamError,
+    WriteError, Writer,
+};
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $name:ident = $value:literal,)*) => {
+        $(
+            $(#[$doc])*
+            pub const $name: u32 = $value;
+        )*
+
+        /// True for the types that this build understands; END is the reader's own.
+        pub fn is_known(kind: u32) -> bool {
+            matches!(kind, $($value)|*)
+        }
+
+        /// The name of a type, for messages.
+        pub fn kind_name(kind: u32) -> Option<&'static str> {
+            match kind {
+                REC_TYPE_END => Some("END"),
+                $($value => Some(stringify!($name)),)*
+                _ => None,
+            }
+        }
+
+        #[cfg(test)]
+        pub(super) const KINDS: &[u32] = &[$($value),*];
+    };
+}
+
+kinds! {
+    /// Who wrote the stream, and in which version. The first record.
+    LU_VERSION = 0x4000_0000,
+    /// The clocks: how to go on counting.
+    LU_TIME = 0x4000_0001,
+    /// TSC stamps of the outgoing side's stages.
+    LU_STAGES = 0x4000_0002,
+    /// The hypervisor's own command line.
+    LU_CMDLINE = 0x4000_0003,
+    /// A boot module that is still in memory.
+    LU_MODULE = 0x4000_0004,
+    /// Frames that the hypervisor itself wants kept.
+    LU_XEN_PAGES = 0x4000_0005,
+    /// Where the blocks of the M2P are.
+    LU_M2P = 0x4000_0006,
+    /// Where the log is.
+    LU_LOG = 0x4000_0007,
+    /// What the host keeps in mind from build to build: automatic updates, the verdict, the console.
+    LU_HOST = 0x4000_0008,
+    /// A domain begins.
+    DOMAIN_BEGIN = 0x4000_0010,
+    /// Which frames the domain owns.
+    LU_EXTENTS = 0x4000_0011,
+    /// Which of them are pinned as page tables.
+    LU_PINNED = 0x4000_0012,
+    /// The domain's event channels.
+    LU_EVTCHN = 0x4000_0013,
+    /// A vCPU, as far as its guest context does not say it.
+    LU_VCPU = 0x4000_0014,
+    /// The module string that the domain was made from, for its reboot.
+    LU_CMDLINE_MODULE = 0x4000_0015,
+    /// The domain's grant table.
+    LU_GRANTS = 0x4000_0016,
+    /// A domain ends.
+    DOMAIN_END = 0x4000_001f,
+    /// libxc: width and page-table levels of a PV guest.
+    X86_PV_INFO = 0x2,
+    /// libxc: which frames hold the guest's P2M.
+    X86_PV_P2M_FRAMES = 0x3,
+    /// libxc: a vCPU's `vcpu_guest_context`.
+    X86_PV_VCPU_BASIC = 0x4,
+    /// libxc: a vCPU's extended state.
+    X86_PV_VCPU_XSAVE = 0x6,
+    /// libxc: a copy of the shared_info frame.
+    SHARED_INFO = 0x7,
+    /// libxc: how the guest sees the TSC.
+    X86_TSC_INFO = 0x8,
+    /// libxc: what comes before is what a domain is created from.
+    STATIC_DATA_END = 0x10,
+}
+
+const _: () = assert!(LU_VERSION == REC_TYPE_LIVE_UPDATE);
+const _: () = assert!(LU_TIME == 0x4000_0001 && LU_HOST == 0x4000_0008);
+const _: () = assert!(DOMAIN_BEGIN == 0x4000_0010 && LU_GRANTS == 0x4000_0016 && DOMAIN_END == 0x4000_001f);
+const _: () = assert!(SHARED_INFO == 7 && X86_TSC_INFO == 8 && STATIC_DATA_END == 16);
+
+/// What "no frame" is written as.
+pub const NO_MFN: u64 = u64::MAX;
+
+/// A saved type whose body has one length and nothing of variable size.
+pub trait SavedRecord: Sized {
+    /// The record's type.
+    const KIND: u32;
+    /// Bytes of the body.
+    const LEN_BYTES: u64;
+
+    /// Appends the body: [`Self::LEN_BYTES`] bytes.
+    fn encode(&self, out: &mut impl Sink);
+
+    /// Reads the fields, without a look at what follows them.
+    fn decode_fields<S: ByteSource + ?Sized>(body: &mut Body<'_, S>) -> Result<Self, RecordError>;
+
+    /// Reads a body that must be this and nothing else.
+    fn decode<S: ByteSource + ?Sized>(mut body: Body<'_, S>) -> Result<Self, RecordError> {
+        let fields = Self::decode_fields(&mut body)?;
+        body.finish()?;
+        Ok(fields)
+    }
+}
+
+impl<D: Dest> Writer<D> {
+    /// Writes a whole record.
+    pub fn save<R: SavedRecord>(&mut self, saved: &R) -> Result<(), WriteError> {
+        self.open_record(R::KIND)?;
+        saved.encode(self);
+        self.close_record()
+    }
+
+    /// Ends the domain that the last [`DomainBegin`] began.
+    pub fn end_domain(&mut self) -> Result<(), WriteError> {
+        self.record(DOMAIN_END, &[])
+    }
+}
+
+/// A record, decoded: a match over it cannot forget a type.
+///
+/// What may be large is a view of the stream and read as it is iterated over; its items are checked then.
+pub enum AnyRecord<'a, S: ?Sized> {
+    /// [`LU_VERSION`]
+    Version(LuVersion),
+    /// [`LU_TIME`]
+    Time(LuTime),
+    /// [`LU_STAGES`]
+    Stages(Items<'a, S, Stage, 2>),
+    /// [`LU_CMDLINE`]: the text.
+    Cmdline(Body<'a, S>),
+    /// [`LU_MODULE`]
+    Module(LuModule<'a, S>),
+    /// [`LU_XEN_PAGES`]
+    XenPages(XenPages<'a, S>),
+    /// [`LU_M2P`]
+    M2p(Items<'a, S, M2pBlock, 2>),
+    /// [`LU_LOG`]
+    Log(LuLog),
+    /// [`LU_HOST`]
+    Host(LuHost),
+    /// [`DOMAIN_BEGIN`]
+    DomainBegin(DomainBegin),
+    /// [`LU_EXTENTS`]
+    Extents(Items<'a, S, SavedExtent, 2>),
+    /// [`LU_PINNED`]
+    Pinned(Items<'a, S, Pin, 1>),
+    /// [`LU_EVTCHN`]
+    Channels(Items<'a, S, Channel, 2>),
+    /// [`LU_VCPU`]
+    Vcpu(LuVcpu),
+    /// [`LU_CMDLINE_MODULE`]: the text.
+    CmdlineModule(Body<'a, S>),
+    /// [`LU_GRANTS`]
+    Grants(Grants<'a, S>),
+    /// [`DOMAIN_END`]
+    DomainEnd,
+    /// [`X86_PV_INFO`]
+    PvInfo(PvInfo),
+    /// [`X86_PV_P2M_FRAMES`]
+    P2mFrames(P2mFrames<'a, S>),
+    /// [`X86_PV_VCPU_BASIC`]
+    VcpuBasic(VcpuBasic<'a, S>),
+    /// [`X86_PV_VCPU_XSAVE`]
+    VcpuXsave(VcpuXsave<'a, S>),
+    /// [`SHARED_INFO`]: the 4096 bytes.
+    SharedInfo(Body<'a, S>),
+    /// [`X86_TSC_INFO`]
+    TscInfo(TscInfo),
+    /// [`STATIC_DATA_END`]
+    StaticDataEnd,
+}
+
+impl<'a, S: ByteSource + ?Sized> AnyRecord<'a, S> {
+    /// Reads a record's body by its type.
+    pub fn decode(record: &Record<'a, S>) -> Result<Self, StreamError> {
+        let body = record.body;
+        let decoded = match record.kind {
+            LU_VERSION => LuVersion::decode(body).map(Self::Version),
+            LU_TIME => LuTime::decode(body).map(Self::Time),
+            LU_STAGES => Items::decode_or_empty(body).map(Self::Stages),
+            LU_CMDLINE => text::decode(body).map(Self::Cmdline),
+            LU_MODULE => LuModule::decode(body).map(Self::Module),
+            LU_XEN_PAGES => XenPages::decode(body).map(Self::XenPages),
+            LU_M2P => Items::decode(body).map(Self::M2p),
+            LU_LOG => LuLog::decode(body).map(Self::Log),
+            LU_HOST => LuHost::decode(body).map(Self::Host),
+            DOMAIN_BEGIN => DomainBegin::decode(body).map(Self::DomainBegin),
+            LU_EXTENTS => Items::decode(body).map(Self::Extents),
+            LU_PINNED => Items::decode(body).map(Self::Pinned),
+            LU_EVTCHN => Items::decode(body).map(Self::Channels),
+            LU_VCPU => LuVcpu::decode(body).map(Self::Vcpu),
+            LU_CMDLINE_MODULE => text::decode(body).map(Self::CmdlineModule),
+            LU_GRANTS => Grants::decode(body).map(Self::Grants),
+            DOMAIN_END => body.finish().map(|()| Self::DomainEnd),
+            X86_PV_INFO => PvInfo::decode(body).map(Self::PvInfo),
+            X86_PV_P2M_FRAMES => P2mFrames::decode(body).map(Self::P2mFrames),
+            X86_PV_VCPU_BASIC => VcpuBasic::decode(body).map(Self::VcpuBasic),
+            X86_PV_VCPU_XSAVE => VcpuXsave::decode(body).map(Self::VcpuXsave),
+            SHARED_INFO => libxc::shared_info(body).map(Self::SharedInfo),
+            X86_TSC_INFO => TscInfo::decode(body).map(Self::TscInfo),
+            STATIC_DATA_END => body.finish().map(|()| Self::StaticDataEnd),
+            kind => return Err(StreamError::Unknown { kind, at: record.at }),
+        };
+        decoded.map_err(|error| record.error(error))
+    }
+}
+
+/// A reader that knows the types of this build.
+pub fn reader<S: ByteSource + ?Sized>(source: &S) -> Reader<'_, S> {
+    Reader::new(source, is_known)
+}
+
+#[cfg(test)]
+mod tests;

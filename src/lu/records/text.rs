@@ -1,0 +1,107 @@
+//! Strings: short names of fixed size, and texts as long as a command line.
+
+use super::super::stream::{Body, ByteSource, RecordError, Sink};
+use core::fmt;
+
+/// The longest text that a record may carry.
+pub const TEXT_LEN_MAX: u64 = 64 << 10;
+
+const _: () = assert!(TEXT_LEN_MAX == 0x1_0000);
+
+/// Why a string cannot be a [`Name`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NameError {
+    /// It is too long.
+    TooLong {
+        /// Bytes that it has.
+        found: usize,
+        /// Bytes that it may have.
+        limit: usize,
+    },
+    /// It has a byte that is not printable ASCII.
+    NotPrintable {
+        /// Which one.
+        index: usize,
+        /// The byte.
+        found: u8,
+    },
+}
+
+impl fmt::Display for NameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::TooLong { found, limit } => write!(f, "a name of {found} bytes, {limit} is the limit"),
+            Self::NotPrintable { index, found } => write!(f, "byte {index} of a name is {found:#x}, not printable"),
+        }
+    }
+}
+
+/// A name of up to `N` bytes of printable ASCII, padded with NULs. It goes to the console as it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Name<const N: usize>([u8; N]);
+
+impl<const N: usize> Name<N> {
+    /// Takes a string.
+    pub fn try_new(name: &str) -> Result<Self, NameError> {
+        let found = name.len();
+        let mut bytes = [0; N];
+        let place = bytes.get_mut(..found).ok_or(NameError::TooLong { found, limit: N })?;
+        place.copy_from_slice(name.as_bytes());
+        match name.bytes().position(|byte| !is_printable(byte)) {
+            None => Ok(Self(bytes)),
+            Some(index) => Err(NameError::NotPrintable { index, found: bytes[index] }),
+        }
+    }
+
+    /// The string.
+    pub fn as_str(&self) -> &str {
+        let len = self.0.iter().position(|&byte| byte == 0).unwrap_or(N);
+        core::str::from_utf8(&self.0[..len]).unwrap_or_default()
+    }
+
+    /// Appends the `N` bytes.
+    pub fn encode(&self, out: &mut impl Sink) {
+        out.put(&self.0);
+    }
+
+    /// Reads the `N` bytes: printable, then NULs only.
+    pub fn decode<S: ByteSource + ?Sized>(body: &mut Body<'_, S>) -> Result<Self, RecordError> {
+        let start = body.offset();
+        let bytes: [u8; N] = body.bytes()?;
+        let len = bytes.iter().position(|&byte| byte == 0).unwrap_or(N);
+        for (index, &byte) in bytes.iter().enumerate() {
+            let is_good = if index < len { is_printable(byte) } else { byte == 0 };
+            if !is_good {
+                return Err(RecordError::BadValue { offset: start + index as u64, found: byte.into() });
+            }
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl<const N: usize> fmt::Debug for Name<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.as_str())
+    }
+}
+
+impl<const N: usize> fmt::Display for Name<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+const fn is_printable(byte: u8) -> bool {
+    matches!(byte, 0x20..=0x7e)
+}
+
+/// A body that is all text.
+pub(super) fn decode<S: ByteSource + ?Sized>(body: Body<'_, S>) -> Result<Body<'_, S>, RecordError> {
+    let found = body.remaining();
+    if found <= TEXT_LEN_MAX {
+        Ok(body)
+    } else {
+        let known = body.offset() + TEXT_LEN_MAX;
+        Err(RecordError::Long { known, found: body.offset() + found })
+    }
+}

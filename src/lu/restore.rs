@@ -1,0 +1,579 @@
+//! The incoming side takes up what the outgoing one left: checks all of it, then claims, then restores.
+//!
+//! 1. [`Incoming::open`]: breadcrumb, MFN list, checksum, structure. Nothing has been applied yet.
+//! 2. [`Incoming::claim_all`]: pass 1, who owns which frame, one claim an extent (I7). Out of the region alone (I2).
+//! 3. Free memory is plugged in by `start`.
+//! 4. [`Incoming::restore_domains`]: domains with their vCPUs and event channels, then page types, replayed from pins and base pointers.
+//! 5. [`Incoming::free_stream`], [`Incoming::finish`]: the stream's frames are free, and the report follows when guests run.
+
+use super::breadcrumb::{self, BreadcrumbError};
+use super::mfn_list::{self, MfnList, MfnListError};
+use super::records::{
+    self, AnyRecord, CallbackMasks, Channel, ChannelState, DomainBegin, HostFlags, LuHost, LuTime, LuVcpu, Pin,
+    Summary, VCPU_CONTEXT_LEN, VcpuFlags,
+};
+use super::stream::{PagedSource, StreamError};
+use super::update::{Report, UpdateState};
+use crate::domain::console::ConsoleRing;
+use crate::domain::evtchn::{DomainConfig, PortRecord, PortState, Service};
+use crate::frame::{DomId, Maddr, Mfn, MfnRange};
+use crate::hypercall;
+use crate::log;
+use crate::mm::extents::ExtentMap;
+use crate::mm::m2p::{FRAMES_PER_BLOCK, M2p};
+use crate::mm::page_info::{CountFlags, PageLookup};
+use crate::run::create;
+use crate::run::domain::{Domain, DomainMemory, DomainParts, Rings, Shutdown};
+use crate::run::host::{Host, Module};
+use crate::run::vcpu::{Callback, GDT_FRAMES, RunState, Vcpu, VcpuState};
+use crate::start::Fatal;
+use crate::time::Clock;
+use crate::verdict::{self, Verdict};
+use crate::x86::directmap::DirectMap;
+use crate::x86::{apic, tsc};
+use crate::xen::hypercall::runstate;
+use crate::xen::vcpu::VcpuGuestContext;
+use alloc::borrow::ToOwned;
+use alloc::boxed::Box;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+use core::sync::atomic::Ordering;
+
+/// What the outgoing side left cannot be taken up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RestoreError {
+    /// The breadcrumb leads nowhere.
+    Breadcrumb(BreadcrumbError),
+    /// The MFN list is damaged.
+    List(MfnListError),
+    /// The stream is damaged.
+    Stream(StreamError),
+    /// A stream that checked out lacks what every stream has.
+    Missing {
+        /// What.
+        what: &'static str,
+    },
+    /// The stream's own frames cannot be freed.
+    Release {
+        /// The first of them.
+        mfn: Mfn,
+    },
+}
+
+impl From<StreamError> for RestoreError {
+    fn from(e: StreamError) -> Self {
+        Self::Stream(e)
+    }
+}
+
+impl fmt::Display for RestoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Breadcrumb(e) => write!(f, "breadcrumb: {e}"),
+            Self::List(e) => write!(f, "MFN list: {e}"),
+            Self::Stream(e) => write!(f, "stream: {e}"),
+            Self::Missing { what } => write!(f, "the stream has no {what}"),
+            Self::Release { mfn } => write!(f, "frame {mfn} of the stream cannot be freed"),
+        }
+    }
+}
+
+/// Where the log of the outgoing build is.
+pub struct SavedLog {
+    /// Its frames.
+    pub range: MfnRange,
+    /// Bytes ever written.
+    pub head: u64,
+    /// Bytes ever printed.
+    pub printed: u64,
+}
+
+/// What `start` needs to make the host's state.
+pub struct HostParts {
+    /// Wall-clock time at system time 0.
+    pub wallclock: (u64, u32),
+    /// Boot modules.
+    pub modules: Vec<Module>,
+    /// Live update.
+    pub update: UpdateState,
+}
+
+/// A domain as the stream describes it.
+struct SavedDomain {
+    begin: DomainBegin,
+    module_string: String,
+    extents: ExtentMap,
+    pins: Vec<Pin>,
+    channels: Vec<Channel>,
+    vcpus: Vec<SavedVcpu>,
+}
+
+struct SavedVcpu {
+    saved: LuVcpu,
+    context: Option<Box<VcpuGuestContext>>,
+    xsave: Option<(u64, Vec<u8>)>,
+}
+
+/// A stream that checked out.
+pub struct Incoming {
+    list: MfnList,
+    summary: Summary,
+    time: LuTime,
+    host: LuHost,
+    modules: Vec<Module>,
+    m2p: Vec<Option<Mfn>>,
+    saved_log: Option<SavedLog>,
+    domains: Vec<SavedDomain>,
+    report: Report,
+}
+
+impl Incoming {
+    /// Follows the breadcrumb. `None` is a cold boot; anything that does not check out is an error, and nothing has been changed.
+    pub fn open(
+        region: MfnRange,
+        slot: MfnRange,
+        is_ram: impl Fn(MfnRange) -> bool + Copy,
+    ) -> Result<Option<Self>, RestoreError> {
+        let usable = |range: MfnRange| is_ram(range) && !range.overlaps(slot);
+        let root = breadcrumb::take(&DirectMap, region, usable).map_err(RestoreError::Breadcrumb)?;
+        let Some(root) = root else { return Ok(None) };
+        let list = mfn_list::read(&DirectMap, root, region, usable).map_err(RestoreError::List)?;
+        let summary = records::validate(records::reader(&list.open(&DirectMap)?))?;
+        let mut incoming = Self {
+            summary,
+            time: LuTime { tsc: 0, system_time_ns: 0, tsc_hz: 1, apic_hz: 0, wallclock_sec: 0, wallclock_nsec: 0 },
+            host: LuHost {
+                updates_done: 0,
+                next_trigger_ns: 0,
+                flags: HostFlags::empty(),
+                refusals: 0,
+                console_focus: None,
+                next_domid: 1,
+                finish_ns: 0,
+                domains_ended: 0,
+            },
+            modules: Vec::new(),
+            m2p: Vec::new(),
+            saved_log: None,
+            domains: Vec::new(),
+            report: Report::new(summary, region),
+            list,
+        };
+        incoming.read_all()?;
+        Ok(Some(incoming))
+    }
+
+    /// Decodes every record. The checks of `validate` have been made: order and presence are right.
+    fn read_all(&mut self) -> Result<(), RestoreError> {
+        let pages = self.list.pages().to_vec();
+        let source = PagedSource::new(&DirectMap, &pages, self.list.stream_len_bytes());
+        let mut reader = records::reader(&source);
+        while let Some(record) = reader.next_record()? {
+            let wrong = |e| RestoreError::Stream(record.error(e));
+            match AnyRecord::decode(&record)? {
+                AnyRecord::Time(time) => self.time = time,
+                AnyRecord::Host(host) => self.host = host,
+                AnyRecord::Module(m) => self.modules.push(Module {
+                    start: m.mfn.maddr(),
+                    len_bytes: m.len_bytes,
+                    string: text(&m.string.to_vec().map_err(wrong)?),
+                }),
+                AnyRecord::M2p(blocks) => {
+                    for block in blocks.iter() {
+                        let block = block.map_err(wrong)?;
+                        let index = (block.first().get() / FRAMES_PER_BLOCK) as usize;
+                        self.m2p.resize(index, None);
+                        self.m2p.push(block.frames().first());
+                    }
+                }
+                AnyRecord::Log(log) => {
+                    self.saved_log = Some(SavedLog { range: log.frames, head: log.head, printed: log.tail });
+                }
+                AnyRecord::Stages(stages) => {
+                    for stage in stages.iter() {
+                        self.report.stamp_outgoing(stage.map_err(wrong)?);
+                    }
+                }
+                AnyRecord::DomainBegin(begin) => self.domains.push(SavedDomain {
+                    begin,
+                    module_string: String::new(),
+                    extents: ExtentMap::new(),
+                    pins: Vec::new(),
+                    channels: Vec::new(),
+                    vcpus: Vec::new(),
+                }),
+                other => {
+                    if let Some(domain) = self.domains.last_mut() {
+                        domain.take(other).map_err(|e| match e {
+                            TakeError::Record(e) => wrong(e),
+                            TakeError::Extents(what) => RestoreError::Missing { what },
+                        })?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// System time goes on from the outgoing build's anchor.
+    pub fn start_clock(&self) {
+        let t = &self.time;
+        tsc::set_clock(Clock::new(t.tsc, t.system_time_ns, t.tsc_hz));
+        apic::set_hz(if t.apic_hz != 0 { t.apic_hz } else { apic::measure_hz(t.tsc_hz) });
+    }
+
+    /// Notes when this image was entered.
+    pub fn note_boot(&mut self, entry_tsc: u64) {
+        self.report.entered(entry_tsc);
+    }
+
+    /// Pass 1: all claims, through `claim`, which provides for page records.
+    pub fn claim_all(&mut self, mut claim: impl FnMut(MfnRange, DomId) -> Result<(), Fatal>) -> Result<(), Fatal> {
+        for frames in runs(self.list.frames()) {
+            claim(frames, DomId::STREAM)?;
+        }
+        for module in &self.modules {
+            claim(module.frames(), DomId::XEN)?;
+        }
+        for block in self.m2p.iter().flatten() {
+            claim(MfnRange::new(*block, crate::frame::CHUNK_FRAMES), DomId::XEN)?;
+        }
+        if let Some(log) = &self.saved_log {
+            claim(log.range, DomId::XEN)?;
+        }
+        for domain in &self.domains {
+            for extent in domain.extents.iter() {
+                claim(extent.range(), domain.begin.domid)?;
+            }
+            if let Some(shared) = domain.begin.shared_info {
+                claim(MfnRange::new(shared, 1), domain.begin.domid)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Free memory is plugged in.
+    pub fn note_plugged(&mut self) {
+        self.report.plugged();
+    }
+
+    /// The M2P, in place.
+    pub fn take_m2p(&mut self) -> M2p {
+        M2p::new(core::mem::take(&mut self.m2p))
+    }
+
+    /// The outgoing build's log.
+    pub fn log(&self) -> Option<&SavedLog> {
+        self.saved_log.as_ref()
+    }
+
+    /// The outgoing build's name.
+    pub fn from(&self) -> &str {
+        self.summary.version.build.as_str()
+    }
+
+    /// Number of this update since the cold boot.
+    pub fn sequence(&self) -> u64 {
+        self.summary.version.update_sequence
+    }
+
+    /// What the host's state is made of.
+    pub fn host_parts(&mut self) -> HostParts {
+        if self.host.flags.contains(HostFlags::LEDGER_MISMATCH) {
+            verdict::note(Verdict::Error);
+        }
+        if self.host.flags.contains(HostFlags::DOMAIN_FAILED) {
+            verdict::note(Verdict::Failure);
+        }
+        HostParts {
+            wallclock: (self.time.wallclock_sec, self.time.wallclock_nsec),
+            modules: core::mem::take(&mut self.modules),
+            update: UpdateState::resumed(self.summary.version.update_sequence, &self.host),
+        }
+    }
+
+    /// Passes 0 and 2. A domain that does not replay is left paused, with its memory, and reported; the others go on.
+    pub fn restore_domains(&mut self, host: &Host) -> Result<(), RestoreError> {
+        *host.next_domid.lock() = self.host.next_domid.max(1);
+        host.console.lock().focus = self.host.console_focus.map(DomId::new);
+        for saved in core::mem::take(&mut self.domains) {
+            let id = saved.begin.domid;
+            let name = saved.begin.name;
+            if let Err(why) = restore_domain(host, saved) {
+                log!("lu", "{id} {name} is refused: {why}; it stays paused, its memory is kept");
+                verdict::note(Verdict::Failure);
+            }
+        }
+        let mismatch = host.evtchn.lock().mismatches().next();
+        if let Some(mismatch) = mismatch {
+            log!("lu", "event channels do not fit: {mismatch}");
+            verdict::note(Verdict::Failure);
+        }
+        self.report.restored();
+        Ok(())
+    }
+
+    /// The stream has been read: its frames are free.
+    pub fn free_stream(&self, host: &Host) -> Result<(), RestoreError> {
+        for frames in runs(self.list.frames()) {
+            let first = frames.first().unwrap_or(Mfn::ZERO);
+            host.frames.release(frames, DomId::STREAM).map_err(|_| RestoreError::Release { mfn: first })?;
+        }
+        Ok(())
+    }
+
+    /// Hands the report over, to be completed when the first guest runs.
+    pub fn finish(self, host: &Host) {
+        let from = self.from().to_owned();
+        super::update::expect_resume(host, self.report, from);
+    }
+}
+
+/// Consecutive frames joined to ranges.
+fn runs(frames: impl Iterator<Item = Mfn>) -> Vec<MfnRange> {
+    let mut sorted: Vec<u64> = frames.map(Mfn::get).collect();
+    sorted.sort_unstable();
+    let mut out: Vec<MfnRange> = Vec::new();
+    for mfn in sorted {
+        match out.last_mut() {
+            Some(last) if last.end() == mfn => {
+                if let Some(longer) = MfnRange::between(last.start(), mfn + 1) {
+                    *last = longer;
+                }
+            }
+            _ => out.extend(MfnRange::between(mfn, mfn + 1)),
+        }
+    }
+    out
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).to_string()
+}
+
+enum TakeError {
+    Record(super::stream::RecordError),
+    Extents(&'static str),
+}
+
+impl From<super::stream::RecordError> for TakeError {
+    fn from(e: super::stream::RecordError) -> Self {
+        Self::Record(e)
+    }
+}
+
+impl SavedDomain {
+    fn take<S: super::stream::ByteSource + ?Sized>(&mut self, record: AnyRecord<'_, S>) -> Result<(), TakeError> {
+        match record {
+            AnyRecord::CmdlineModule(body) => self.module_string = text(&body.to_vec()?),
+            AnyRecord::Extents(extents) => {
+                for extent in extents.iter() {
+                    let e = extent?;
+                    let first = e.mfns().first().unwrap_or(Mfn::ZERO);
+                    let inserted = self.extents.insert(e.pfn(), first, e.nr_frames());
+                    inserted.map_err(|_| TakeError::Extents("extents without overlap (I6)"))?;
+                }
+            }
+            AnyRecord::Pinned(pins) => {
+                for pin in pins.iter() {
+                    self.pins.push(pin?);
+                }
+            }
+            AnyRecord::Channels(channels) => {
+                for channel in channels.iter() {
+                    self.channels.push(channel?);
+                }
+            }
+            AnyRecord::Vcpu(saved) => self.vcpus.push(SavedVcpu { saved, context: None, xsave: None }),
+            AnyRecord::VcpuBasic(basic) => {
+                let mut bytes = Box::new([0; VCPU_CONTEXT_LEN]);
+                let mut body = basic.context;
+                body.read_into(&mut bytes[..])?;
+                if let Some(vcpu) = self.vcpus.last_mut() {
+                    vcpu.context = Some(Box::new(VcpuGuestContext::decode(&bytes)));
+                }
+            }
+            AnyRecord::VcpuXsave(xsave) => {
+                let area = xsave.area.to_vec()?;
+                if let Some(vcpu) = self.vcpus.last_mut() {
+                    vcpu.xsave = Some((xsave.xcr0, area));
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn ports(&self) -> Vec<PortRecord> {
+        let record = |c: &Channel| {
+            let state = match c.state {
+                ChannelState::Interdomain { port, .. } if c.is_xen_consumer => PortState::Hypervisor {
+                    service: if port == Service::Store as u32 { Service::Store } else { Service::Console },
+                },
+                ChannelState::Unbound { remote } => PortState::Unbound { remote },
+                ChannelState::Interdomain { remote, port } => PortState::Interdomain { remote, remote_port: port },
+                ChannelState::Virq { virq } => PortState::Virq { virq },
+                ChannelState::Ipi => PortState::Ipi,
+                ChannelState::Pirq { .. } => return None,
+            };
+            Some(PortRecord { port: c.port, state, notify_vcpu: c.notify_vcpu })
+        };
+        self.channels.iter().filter_map(record).collect()
+    }
+}
+
+/// Why one domain cannot be restored.
+struct Refused(String);
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn refused(why: impl fmt::Display) -> Refused {
+    Refused(why.to_string())
+}
+
+fn restore_domain(host: &Host, mut saved: SavedDomain) -> Result<(), Refused> {
+    let begin = saved.begin;
+    let id = begin.domid;
+    let ports = saved.ports();
+    let (Some(shared), Some(console)) = (begin.shared_info, begin.console) else {
+        return Err(refused("it has no shared_info or no console"));
+    };
+    if let Ok(page) = host.frames.page(shared) {
+        page.count_info.fetch_or(CountFlags::XEN_HEAP.bits(), Ordering::AcqRel);
+    }
+    let (perdomain, l4_slots) =
+        create::hypervisor_area(host, begin.nr_vcpus).ok_or_else(|| refused("no memory for its tables"))?;
+    let domain = Arc::new(Domain::new(DomainParts {
+        id,
+        name: begin.name.as_str().to_owned(),
+        privileged: begin.flags.contains(records::DomainFlags::PRIVILEGED),
+        module_string: core::mem::take(&mut saved.module_string),
+        memory: DomainMemory {
+            extents: core::mem::take(&mut saved.extents),
+            max_frames: begin.max_pages,
+            shared_info: shared,
+        },
+        console: ConsoleRing::new(console),
+        l4_slots,
+        perdomain,
+        handle: begin.handle,
+        rings: Rings {
+            console,
+            console_port: begin.console_evtchn,
+            store: begin.store.unwrap_or(Mfn::ZERO),
+            store_port: begin.store_evtchn,
+        },
+    }));
+    domain.set_vm_assist(begin.vm_assist);
+    // Paused until everything of it is back.
+    domain.set_paused(true);
+    host.domains.lock().insert(id, domain.clone());
+    if begin.flags.contains(records::DomainFlags::SHUT_DOWN) {
+        domain.set_shutdown(Shutdown(begin.shutdown_reason));
+    }
+    let config = DomainConfig { shared_info: shared, nr_vcpus: begin.nr_vcpus, is_privileged: domain.privileged };
+    host.evtchn.lock().restore_domain(id, config, ports).map_err(refused)?;
+
+    let types = host.types(&domain);
+    let replayed = (|| {
+        let bases = || saved.vcpus.iter().flat_map(|v| [v.saved.kernel_cr3, v.saved.user_cr3]).flatten();
+        for pin in &saved.pins {
+            types.announce(pin.mfn(), pin.level())?;
+        }
+        for l4 in bases() {
+            types.announce(l4, 4)?;
+        }
+        for pin in &saved.pins {
+            types.replay_pin(pin.mfn(), pin.level())?;
+        }
+        for l4 in bases() {
+            types.replay_base(l4)?;
+        }
+        Ok(())
+    })();
+    host.settle_without_ldt(&types);
+    replayed.map_err(|e: crate::mm::types::TypeError| refused(e))?;
+    host.hold_shared(&domain).map_err(refused)?;
+
+    let mut vcpus = Vec::new();
+    for v in saved.vcpus {
+        vcpus.push(restore_vcpu(host, &domain, v)?);
+    }
+    let runnable: Vec<_> = vcpus.iter().filter(|v| v.state.lock().is_runnable()).cloned().collect();
+    for vcpu in &vcpus {
+        let next = vcpu.state.lock().next_timer();
+        host.sched.lock().set_timer(vcpu.key(), next);
+    }
+    *domain.vcpus.lock() = vcpus;
+    domain.set_paused(false);
+    for vcpu in runnable {
+        host.sched.lock().enqueue(vcpu);
+    }
+    Ok(())
+}
+
+fn restore_vcpu(host: &Host, domain: &Arc<Domain>, from: SavedVcpu) -> Result<Arc<Vcpu>, Refused> {
+    let s = from.saved;
+    let fpu = create::fpu_area(host).ok_or_else(|| refused("no memory for its FPU state"))?;
+    let info = match s.vcpu_info {
+        Some(mfn) => {
+            hypercall::vcpu::hold_info(domain, mfn).map_err(refused)?;
+            host.evtchn.lock().place_vcpu_info(domain.id, s.vcpu, mfn, s.vcpu_info_offset).map_err(refused)?
+        }
+        None => {
+            let place: Option<Maddr> = host.evtchn.lock().vcpu_info(domain.id, s.vcpu);
+            place.ok_or_else(|| refused("a vCPU without vcpu_info"))?
+        }
+    };
+    let mut v = VcpuState::new(info, fpu);
+    v.info_registered = s.vcpu_info.is_some();
+    let mut gdt = ([None; GDT_FRAMES], 0);
+    if let Some(c) = &from.context {
+        hypercall::vcpu::load_context(&mut v, c);
+        let nr = (c.gdt_ents as usize).div_ceil(512).min(GDT_FRAMES);
+        for (to, raw) in gdt.0[..nr].iter_mut().zip(c.gdt_frames) {
+            *to = Some(Mfn::try_new(raw).map_err(refused)?);
+        }
+        gdt.1 = c.gdt_ents as u32;
+    }
+    if let Some((xcr0, area)) = from.xsave {
+        if xcr0 != v.fpu.xcr0() || area.len() != v.fpu.bytes().len() {
+            return Err(refused(format_args!("its FPU state has components {xcr0:#x}, this CPU {:#x}", v.fpu.xcr0())));
+        }
+        v.fpu.bytes_mut().copy_from_slice(&area);
+    }
+    (v.kernel_l4, v.user_l4) = (s.kernel_cr3, s.user_cr3);
+    v.kernel_mode = s.flags.contains(VcpuFlags::KERNEL_MODE);
+    v.initialised = s.flags.contains(VcpuFlags::INITIALISED);
+    v.online = s.flags.contains(VcpuFlags::UP);
+    v.blocked = s.flags.contains(VcpuFlags::BLOCKED);
+    v.polling_until = s.flags.contains(VcpuFlags::POLLING).then_some(s.poll_until_ns);
+    v.iopl = s.iopl as u8;
+    v.runstate = RunState {
+        state: if s.runstate.state == runstate::RUNNING { runstate::RUNNABLE } else { s.runstate.state },
+        entry_ns: s.runstate.entry_ns,
+        times: s.runstate.times_ns,
+        area_va: s.runstate.area,
+    };
+    v.time_area_va = s.time_area;
+    v.singleshot = (s.singleshot_ns != 0).then_some(s.singleshot_ns);
+    (v.periodic_ns, v.periodic_next) = (s.period_ns, s.periodic_next_ns);
+    let c = &s.callbacks;
+    let callback = |rip, mask| Callback { rip, masks_events: c.masks.contains(mask) };
+    v.callbacks.event = callback(c.event, CallbackMasks::EVENT);
+    v.callbacks.failsafe = callback(c.failsafe, CallbackMasks::FAILSAFE);
+    v.callbacks.syscall = callback(c.syscall, CallbackMasks::SYSCALL);
+    v.callbacks.syscall32 = callback(c.syscall32, CallbackMasks::SYSCALL32);
+    v.callbacks.sysenter = callback(c.sysenter, CallbackMasks::SYSENTER);
+    v.callbacks.nmi = callback(c.nmi, CallbackMasks::NMI);
+    let vcpu = Arc::new(Vcpu { domain: domain.clone(), id: s.vcpu, state: spin::Mutex::new(v) });
+    hypercall::tables::take_gdt(&vcpu, gdt.0, gdt.1).map_err(refused)?;
+    hypercall::mmuext::map_ldt(&vcpu);
+    Ok(vcpu)
+}

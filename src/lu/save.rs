@@ -1,0 +1,320 @@
+//! The outgoing side writes the stream: all that the incoming side cannot find out by itself.
+//!
+//! Called in the pause, with every vCPU's state taken out of the CPU. Nothing here changes a guest's memory or the host's state, so
+//! a save that fails, or is only a trial, leaves everything as it was. Format: docs/handover.md.
+
+use super::mfn_list::{self, MfnListError};
+use super::records::{
+    CallbackMasks, Callbacks, Channel, ChannelState, DomainBegin, DomainFlags, HostFlags, LU_CMDLINE,
+    LU_CMDLINE_MODULE, ListWriter, LuHost, LuLog, LuTime, LuVcpu, LuVersion, M2pBlock, Name, Pin, PvInfo, Runstate,
+    SHARED_INFO, SHARED_INFO_LEN, STATIC_DATA_END, SavedExtent, Stage, StreamVersion, TscInfo, VCPU_CONTEXT_LEN,
+    VcpuFlags, VcpuPending, write_stages, write_vcpu_basic, write_vcpu_xsave,
+};
+use super::stream::{Dest, PagedDest, WriteError, Writer};
+use crate::domain::evtchn::PortState;
+use crate::frame::{CHUNK_FRAMES, DomId, Mfn, Order};
+use crate::hypercall;
+use crate::log;
+use crate::mm::buddy::Block;
+use crate::mm::frametable::Chunk;
+use crate::mm::physmem::PhysMem;
+use crate::run::domain::Domain;
+use crate::run::host::Host;
+use crate::run::vcpu::Vcpu;
+use crate::verdict::{self, Verdict};
+use crate::x86::directmap::DirectMap;
+use crate::x86::{apic, tsc};
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::cell::RefCell;
+use core::fmt;
+
+/// The stream cannot be written; the frames that it had taken are free again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SaveError {
+    /// A record cannot be written.
+    Write(WriteError),
+    /// The list cannot be written.
+    List(MfnListError),
+    /// No memory for the list.
+    NoMemory,
+    /// Something has no place in the format.
+    Unrepresentable {
+        /// Whose it is.
+        domain: DomId,
+        /// What it is.
+        what: &'static str,
+    },
+}
+
+impl From<WriteError> for SaveError {
+    fn from(e: WriteError) -> Self {
+        Self::Write(e)
+    }
+}
+
+impl fmt::Display for SaveError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Write(e) => write!(f, "the stream cannot be written: {e}"),
+            Self::List(e) => write!(f, "the MFN list cannot be written: {e}"),
+            Self::NoMemory => f.write_str("no memory for the stream"),
+            Self::Unrepresentable { domain, what } => write!(f, "{domain}: {what} cannot be handed over"),
+        }
+    }
+}
+
+/// A written stream.
+pub struct Saved {
+    /// First page of the MFN list.
+    pub root: Mfn,
+    /// The frames of stream and list.
+    pub blocks: Vec<Block>,
+}
+
+/// What the update machinery knows and the incoming side goes on with.
+pub struct UpdateFacts {
+    /// Number of this update.
+    pub sequence: u64,
+    /// What else is handed over of it.
+    pub host: LuHost,
+    /// TSC when the pause began.
+    pub paused_tsc: u64,
+}
+
+/// Writes stream and list.
+pub fn save(host: &Host, facts: &UpdateFacts) -> Result<Saved, SaveError> {
+    let blocks = RefCell::new(Vec::new());
+    let take = || {
+        let block = host.frames.alloc(Order::PAGE)?;
+        let mfn = block.mfn();
+        blocks.borrow_mut().push(block);
+        Some(mfn)
+    };
+    let mut out = Writer::new(PagedDest::new(&DirectMap, take));
+    let written = write_all(host, facts, &mut out).and_then(|()| Ok(out.finish()?));
+    let pages = out.into_dest().into_pages();
+    let result = written.and_then(|finished| {
+        let mut list = Vec::new();
+        for _ in 0..mfn_list::nr_list_pages(pages.len() as u64) {
+            list.push(take().ok_or(SaveError::NoMemory)?);
+        }
+        mfn_list::write(&DirectMap, &list, &pages, finished.len_bytes, finished.crc).map_err(SaveError::List)
+    });
+    let blocks = blocks.into_inner();
+    match result {
+        Ok(root) => Ok(Saved { root, blocks }),
+        Err(e) => {
+            for block in blocks {
+                host.frames.free(block);
+            }
+            Err(e)
+        }
+    }
+}
+
+fn write_all<D: Dest>(host: &Host, facts: &UpdateFacts, out: &mut Writer<D>) -> Result<(), SaveError> {
+    let no_name = SaveError::Unrepresentable { domain: DomId::XEN, what: "the build's name" };
+    out.save(&LuVersion {
+        stream_version: StreamVersion::CURRENT,
+        update_sequence: facts.sequence,
+        build: Name::try_new(crate::build::VERSION).map_err(|_| no_name)?,
+    })?;
+    let clock = tsc::clock();
+    out.save(&LuTime {
+        tsc: clock.anchor_tsc,
+        system_time_ns: clock.anchor_ns,
+        tsc_hz: clock.tsc_hz,
+        apic_hz: apic::hz(),
+        wallclock_sec: host.wallclock.0,
+        wallclock_nsec: host.wallclock.1,
+    })?;
+    out.save(&facts.host)?;
+    out.record(LU_CMDLINE, host.command_line.as_bytes())?;
+    for module in host.modules.lock().iter() {
+        out.save_module(module.start.mfn_containing(), module.len_bytes, module.string.as_bytes())?;
+    }
+    let mut m2p = ListWriter::m2p(out);
+    for (i, block) in host.m2p.blocks() {
+        let first = Mfn::new(i * crate::mm::m2p::FRAMES_PER_BLOCK);
+        let what = SaveError::Unrepresentable { domain: DomId::XEN, what: "a block of the M2P" };
+        m2p.push(&M2pBlock::try_new(first, block).ok_or(what)?);
+    }
+    m2p.finish()?;
+    if let Some(frames) = log::place() {
+        let (head, tail) = log::positions();
+        out.save(&LuLog { frames, head, tail })?;
+    }
+    let domains: Vec<_> = host.domains.lock().values().cloned().collect();
+    for domain in &domains {
+        write_domain(host, domain, out)?;
+    }
+    let stages = [
+        Stage { stage: super::records::stage::PAUSED, tsc: facts.paused_tsc },
+        Stage { stage: super::records::stage::SAVED, tsc: tsc::rdtsc() },
+    ];
+    write_stages(out, &stages)?;
+    Ok(())
+}
+
+fn write_domain<D: Dest>(host: &Host, domain: &Domain, out: &mut Writer<D>) -> Result<(), SaveError> {
+    let unrepresentable = |what| SaveError::Unrepresentable { domain: domain.id, what };
+    let memory = domain.memory.lock();
+    let vcpus = domain.vcpus.lock().clone();
+    let mut flags = DomainFlags::empty();
+    flags.set(DomainFlags::PRIVILEGED, domain.privileged);
+    flags.set(DomainFlags::SHUT_DOWN, domain.shutdown().is_some());
+    out.save(&DomainBegin {
+        domid: domain.id,
+        flags,
+        shutdown_reason: domain.shutdown().map_or(0, |s| s.0),
+        max_pages: memory.max_frames,
+        shared_info: Some(memory.shared_info),
+        console: Some(domain.rings.console),
+        console_evtchn: domain.rings.console_port,
+        store_evtchn: domain.rings.store_port,
+        store: Some(domain.rings.store),
+        nr_vcpus: vcpus.len() as u32,
+        pause_count: 0,
+        handle: domain.handle,
+        name: Name::try_new(&domain.name).map_err(|_| unrepresentable("its name"))?,
+        time_offset_sec: 0,
+        vm_assist: domain.vm_assist(),
+    })?;
+    out.save(&PvInfo)?;
+    out.record(STATIC_DATA_END, &[])?;
+    out.record(LU_CMDLINE_MODULE, domain.module_string.as_bytes())?;
+    let mut extents = ListWriter::extents(out);
+    for e in memory.extents.iter() {
+        extents.push(&SavedExtent::try_new(e.range(), e.pfn).map_err(|_| unrepresentable("an extent"))?);
+    }
+    extents.finish()?;
+    let pins = pinned(host, domain, memory.extents.iter().map(|e| e.range()));
+    let mut list = ListWriter::pinned(out);
+    for (mfn, level) in pins {
+        list.push(&Pin::try_new(mfn, level).ok_or(unrepresentable("a pin"))?);
+    }
+    list.finish()?;
+    let mut channels = ListWriter::channels(out);
+    for port in host.evtchn.lock().ports(domain.id) {
+        let (state, is_xen_consumer) = match port.state {
+            PortState::Unbound { remote } => (ChannelState::Unbound { remote }, false),
+            PortState::Interdomain { remote, remote_port } => {
+                (ChannelState::Interdomain { remote, port: remote_port }, false)
+            }
+            PortState::Virq { virq } => (ChannelState::Virq { virq }, false),
+            PortState::Ipi => (ChannelState::Ipi, false),
+            // The hypervisor's services are numbered as ports of its own.
+            PortState::Hypervisor { service } => {
+                (ChannelState::Interdomain { remote: DomId::XEN, port: service as u32 }, true)
+            }
+        };
+        channels.push(&Channel { port: port.port, state, is_xen_consumer, notify_vcpu: port.notify_vcpu });
+    }
+    channels.finish()?;
+    let clock = tsc::clock();
+    out.save(&TscInfo { mode: 0, khz: (clock.tsc_hz / 1000) as u32, nsec: tsc::now_ns(), incarnation: 0 })?;
+    let mut shared = Box::new([0u8; SHARED_INFO_LEN]);
+    DirectMap.read(memory.shared_info.maddr(), &mut shared[..]);
+    out.record(SHARED_INFO, &shared[..])?;
+    drop(memory);
+    for vcpu in &vcpus {
+        write_vcpu(domain, vcpu, out)?;
+    }
+    out.end_domain()?;
+    Ok(())
+}
+
+/// The pinned page tables among a domain's frames. Chunks that are not split have none.
+fn pinned(host: &Host, domain: &Domain, ranges: impl Iterator<Item = crate::frame::MfnRange>) -> Vec<(Mfn, u8)> {
+    let types = host.types(domain);
+    let mut pins = Vec::new();
+    for range in ranges {
+        let mut at = range.start();
+        while at < range.end() {
+            let end = (at / CHUNK_FRAMES + 1) * CHUNK_FRAMES;
+            let end = end.min(range.end());
+            if matches!(host.frames.table().chunk(at / CHUNK_FRAMES), Chunk::Split { .. }) {
+                for mfn in (at..end).map(Mfn::new) {
+                    if let Some(root) = types.root_of(mfn)
+                        && root.is_pinned
+                    {
+                        pins.push((mfn, root.level));
+                    }
+                }
+            }
+            at = end;
+        }
+    }
+    pins
+}
+
+fn write_vcpu<D: Dest>(domain: &Domain, vcpu: &Vcpu, out: &mut Writer<D>) -> Result<(), SaveError> {
+    let v = vcpu.state.lock();
+    let mut flags = VcpuFlags::empty();
+    flags.set(VcpuFlags::KERNEL_MODE, v.kernel_mode);
+    flags.set(VcpuFlags::INITIALISED, v.initialised);
+    flags.set(VcpuFlags::UP, v.online);
+    flags.set(VcpuFlags::BLOCKED, v.blocked);
+    flags.set(VcpuFlags::POLLING, v.polling_until.is_some());
+    let c = &v.callbacks;
+    let mut masks = CallbackMasks::empty();
+    masks.set(CallbackMasks::EVENT, c.event.masks_events);
+    masks.set(CallbackMasks::FAILSAFE, c.failsafe.masks_events);
+    masks.set(CallbackMasks::SYSCALL, c.syscall.masks_events);
+    masks.set(CallbackMasks::SYSCALL32, c.syscall32.masks_events);
+    masks.set(CallbackMasks::SYSENTER, c.sysenter.masks_events);
+    masks.set(CallbackMasks::NMI, c.nmi.masks_events);
+    out.save(&LuVcpu {
+        vcpu: vcpu.id,
+        flags,
+        user_cr3: v.user_l4,
+        kernel_cr3: v.kernel_l4,
+        vcpu_info: v.info_registered.then(|| v.info.mfn_containing()),
+        vcpu_info_offset: if v.info_registered { v.info.page_offset() as u32 } else { 0 },
+        poll_port: 0,
+        runstate: Runstate {
+            area: v.runstate.area_va,
+            state: v.runstate.state,
+            entry_ns: v.runstate.entry_ns,
+            times_ns: v.runstate.times,
+        },
+        time_area: v.time_area_va,
+        singleshot_ns: v.singleshot.unwrap_or(0),
+        period_ns: v.periodic_ns,
+        periodic_next_ns: v.periodic_next,
+        callbacks: Callbacks {
+            event: c.event.rip,
+            failsafe: c.failsafe.rip,
+            syscall: c.syscall.rip,
+            syscall32: c.syscall32.rip,
+            sysenter: c.sysenter.rip,
+            nmi: c.nmi.rip,
+            masks,
+        },
+        iopl: v.iopl.into(),
+        pending: VcpuPending::empty(),
+        poll_until_ns: v.polling_until.unwrap_or(0),
+        iobmp: 0,
+        iobmp_nr_ports: 0,
+    })?;
+    if !v.initialised {
+        return Ok(());
+    }
+    let mut context = Box::new([0u8; VCPU_CONTEXT_LEN]);
+    hypercall::vcpu::context_of(&v, domain.vm_assist()).encode(&mut context);
+    write_vcpu_basic(out, vcpu.id, &context)?;
+    if v.fpu.xcr0() != 0 {
+        write_vcpu_xsave(out, vcpu.id, v.fpu.xcr0(), v.fpu.xcr0(), v.fpu.bytes())?;
+    }
+    Ok(())
+}
+
+/// The flags that a test run's verdict leaves behind.
+pub fn verdict_flags() -> HostFlags {
+    match verdict::worst() {
+        Verdict::Success | Verdict::Skip => HostFlags::empty(),
+        Verdict::Error => HostFlags::LEDGER_MISMATCH,
+        Verdict::Failure => HostFlags::DOMAIN_FAILED,
+    }
+}

@@ -1,0 +1,324 @@
+//! Framing: what the bytes are, that a reader gives back what a writer took, and what each kind of damage is called.
+
+use super::*;
+use crate::mm::physmem::sparse::SparseMem;
+use proptest::prelude::*;
+use std::vec;
+
+fn all(_: u32) -> bool {
+    true
+}
+
+fn small(kind: u32) -> bool {
+    kind < 16
+}
+
+/// Frames in an order that nobody would choose.
+fn frames(seed: u64) -> impl FnMut() -> Option<Mfn> {
+    let mut n = seed;
+    move || {
+        n += 1;
+        Some(Mfn::new((n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 25) | 1))
+    }
+}
+
+fn write_vec(records: &[(u32, Vec<u8>)]) -> (Vec<u8>, Finished) {
+    let mut writer = Writer::new(Vec::new());
+    for (kind, body) in records {
+        writer.record(*kind, body).unwrap();
+    }
+    let finished = writer.finish().unwrap();
+    (writer.into_dest(), finished)
+}
+
+fn read_all<S: ByteSource + ?Sized>(source: &S) -> Result<Vec<(u32, Vec<u8>)>, StreamError> {
+    let mut reader = Reader::new(source, all);
+    let mut records = Vec::new();
+    while let Some(record) = reader.next_record()? {
+        records.push((record.kind, record.body.to_vec().map_err(|error| record.error(error))?));
+    }
+    assert!(reader.next_record().unwrap().is_none(), "the end stays the end");
+    Ok(records)
+}
+
+/// Expected bytes from the format's definition.
+fn frame(kind: u32, length: u32, body: &[u8]) -> Vec<u8> {
+    let mut bytes = kind.to_le_bytes().to_vec();
+    bytes.extend(length.to_le_bytes());
+    bytes.extend(body);
+    bytes
+}
+
+#[test]
+fn the_checksum_is_crc_32c() {
+    // Check value of CRC-32/ISCSI in the catalogue of CRC algorithms, and RFC 3720's example of 32 zeros.
+    assert_eq!(checksum(&b"123456789"[..]), 0xe306_9283);
+    assert_eq!(checksum(&[0u8; 32][..]), 0x8a91_36aa);
+}
+
+#[test]
+fn bytes_are_as_the_format_says() {
+    let (bytes, finished) = write_vec(&[(0x4000_0003, b"abcde".to_vec()), (7, vec![]), (1, vec![9; 8])]);
+    let mut expected = frame(0x4000_0003, 5, b"abcde\0\0\0");
+    expected.extend(frame(7, 0, &[]));
+    expected.extend(frame(1, 8, &[9; 8]));
+    expected.extend(frame(0, 0, &[]));
+    assert_eq!(bytes, expected);
+    assert_eq!(finished, Finished { len_bytes: 48, crc: checksum(&expected) });
+}
+
+#[test]
+fn every_truncation_is_refused() {
+    let (bytes, _) = write_vec(&[(2, vec![1; 20]), (3, vec![]), (4, vec![7; 1])]);
+    assert!(read_all(&bytes).is_ok());
+    for len in 0..bytes.len() {
+        assert!(read_all(&bytes[..len]).is_err(), "the first {len} bytes");
+    }
+}
+
+#[test]
+fn damage_has_a_name_and_a_place() {
+    use StreamError::*;
+    let end = frame(0, 0, &[]);
+    let one = frame(2, 3, &[1, 2, 3, 0, 0, 0, 0, 0]);
+    let join = |parts: &[&[u8]]| parts.concat();
+    let limit = REC_LENGTH_MAX;
+    let cases = [
+        (vec![], MissingEnd { at: 0, left: 0 }),
+        (one.clone(), MissingEnd { at: 16, left: 0 }),
+        (join(&[&one, &end[..7]]), MissingEnd { at: 16, left: 7 }),
+        (frame(2, 9, &[0; 8]), PastEnd { kind: 2, at: 0, length: 9, left: 8 }),
+        (frame(2, 3, &[1, 2, 3]), PastEnd { kind: 2, at: 0, length: 3, left: 3 }),
+        (join(&[&one, &frame(5, limit, &[0; 8])]), PastEnd { kind: 5, at: 16, length: limit, left: 8 }),
+        (frame(2, limit + 1, &[]), TooLong { kind: 2, at: 0, length: limit + 1 }),
+        (frame(2, u32::MAX, &[]), TooLong { kind: 2, at: 0, length: u32::MAX }),
+        (join(&[&one, &frame(3, 7, &[0, 0, 0, 0, 0, 0, 0, 1]), &end]), Padding { kind: 3, at: 16 }),
+        (join(&[&frame(2, 1, &[0, 1, 0, 0, 0, 0, 0, 0]), &end]), Padding { kind: 2, at: 0 }),
+        (join(&[&one, &frame(0, 1, &[0; 8])]), EndNotEmpty { at: 16, length: 1 }),
+        (join(&[&one, &end, &[0]]), AfterEnd { at: 24, extra: 1 }),
+        (join(&[&end, &one, &end]), AfterEnd { at: 8, extra: 24 }),
+        (join(&[&one, &frame(16, 0, &[]), &end]), Unknown { kind: 16, at: 16 }),
+        (join(&[&frame(0x4000_0001, 0, &[]), &end]), Unknown { kind: 0x4000_0001, at: 0 }),
+    ];
+    for (bytes, expected) in cases {
+        let mut reader = Reader::new(&bytes[..], small);
+        let found = loop {
+            match reader.next_record() {
+                Ok(Some(_)) => (),
+                Ok(None) => panic!("{expected:?} was not noticed"),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(found, expected);
+        assert_eq!(reader.next_record().err(), Some(expected), "an error stays");
+        assert!(!std::format!("{found}").is_empty());
+    }
+}
+
+#[test]
+fn unknown_optional_records_are_skipped_and_counted() {
+    let (bytes, _) = write_vec(&[(0x8000_0020, vec![1; 9]), (1, vec![2]), (0xffff_ffff, vec![])]);
+    let mut reader = Reader::new(&bytes, small);
+    assert_eq!(reader.next_record().unwrap().unwrap().kind, 1);
+    assert!(reader.next_record().unwrap().is_none());
+    assert_eq!((reader.nr_skipped(), reader.offset()), (2, bytes.len() as u64));
+    // A reader that knows the type gets it, with its flag.
+    let mut reader = Reader::new(&bytes, all);
+    assert_eq!(reader.next_record().unwrap().unwrap().kind, 0x8000_0020);
+}
+
+#[test]
+fn fields_are_read_across_frames() {
+    let mem = SparseMem::new();
+    let pages = [Mfn::new(7), Mfn::new(3)];
+    let bytes: Vec<u8> = (0..8192u32).map(|i| (i * 7 + (i >> 8)) as u8).collect();
+    for (page, part) in pages.iter().zip(bytes.chunks(4096)) {
+        mem.write(page.maddr(), part);
+    }
+    let source = PagedSource::new(&mem, &pages, 8192);
+    for start in 4080..4100u64 {
+        let mut body = Body::whole(&source);
+        body.skip(start).unwrap();
+        let at = start as usize;
+        assert_eq!(body.u64().unwrap(), u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap()));
+        assert_eq!(body.u32().unwrap(), u32::from_le_bytes(bytes[at + 8..at + 12].try_into().unwrap()));
+        assert_eq!(body.u16().unwrap(), u16::from_le_bytes(bytes[at + 12..at + 14].try_into().unwrap()));
+        assert_eq!(body.u8().unwrap(), bytes[at + 14]);
+        assert_eq!(body.offset(), start + 15);
+    }
+}
+
+#[test]
+fn a_body_does_not_give_what_it_does_not_have() {
+    let bytes = vec![0u8, 0, 5, 0, 0];
+    let mut body = Body::whole(&bytes);
+    assert_eq!(body.u64(), Err(RecordError::Short { needed: 8, found: 5 }));
+    assert_eq!(body.skip(6), Err(RecordError::Short { needed: 6, found: 5 }));
+    assert_eq!(body.skip(u64::MAX), Err(RecordError::Short { needed: u64::MAX, found: 5 }));
+    assert_eq!(body.u16(), Ok(0));
+    assert_eq!(body.finish(), Err(RecordError::Long { known: 2, found: 5 }));
+    assert_eq!(body.u32(), Err(RecordError::Short { needed: 6, found: 5 }));
+    assert_eq!(body.to_vec().unwrap(), [5, 0, 0]);
+    assert_eq!(body.reserved(3), Err(RecordError::Reserved { offset: 2, found: 5 }));
+    assert_eq!(body.reserved(2), Ok(()));
+    assert_eq!(body.finish(), Ok(()));
+    assert_eq!(body.u8(), Err(RecordError::Short { needed: 6, found: 5 }));
+}
+
+#[test]
+fn a_source_is_no_longer_than_its_frames() {
+    let mem = SparseMem::new();
+    let pages = [Mfn::new(7)];
+    let source = PagedSource::new(&mem, &pages, 5000);
+    assert_eq!(source.len_bytes(), 4096);
+    assert!(source.read_at(4090, &mut [0; 6]));
+    assert!(!source.read_at(4090, &mut [0; 7]));
+    assert!(!source.read_at(u64::MAX, &mut [0; 7]));
+    assert!(!PagedSource::new(&mem, &pages, 10).read_at(4, &mut [0; 7]));
+    assert!(![0u8; 4][..].read_at(u64::MAX, &mut [0; 7]));
+}
+
+#[test]
+fn frames_that_run_out_are_an_error_that_stays() {
+    let records: Vec<(u32, Vec<u8>)> = (1..40).map(|i| (i, vec![i as u8; 700])).collect();
+    let (bytes, _) = write_vec(&records);
+    let needed = bytes.len().div_ceil(4096);
+    for nr_frames in 0..=needed {
+        let mem = SparseMem::new();
+        let mut left = nr_frames as u64;
+        let supply = || {
+            left = left.checked_sub(1)?;
+            Some(Mfn::new(100 + left))
+        };
+        let mut writer = Writer::new(PagedDest::new(&mem, supply));
+        let mut first = None;
+        for (kind, body) in &records {
+            let done = writer.record(*kind, body);
+            match first {
+                None => first = done.err(),
+                Some(error) => assert_eq!(done, Err(error), "the first failure is the one that is told"),
+            }
+        }
+        let finished = writer.finish();
+        assert_eq!(finished.is_ok(), nr_frames == needed, "{nr_frames} of {needed} frames");
+        if let Err(error) = finished {
+            assert!(matches!(error, WriteError::NoPage { .. }) && first.is_none_or(|first| first == error));
+            assert_eq!(writer.check(), Err(error));
+        }
+        // All frames that were taken come back.
+        assert_eq!(writer.into_dest().into_pages().len(), nr_frames);
+    }
+}
+
+#[test]
+fn misuse_is_an_error_that_stays() {
+    type Step = fn(&mut Writer<Vec<u8>>);
+    let cases: [(Step, WriteError); 6] = [
+        (|w| w.put(&[1]), WriteError::NotOpen { at: 0 }),
+        (|w| _ = w.close_record(), WriteError::NotOpen { at: 0 }),
+        (|w| _ = w.open_record(0), WriteError::End { at: 0 }),
+        (|w| _ = (w.open_record(1), w.open_record(2)), WriteError::StillOpen { kind: 1 }),
+        (|w| _ = w.open_record(1), WriteError::StillOpen { kind: 1 }),
+        (|w| _ = (w.finish(), w.record(1, &[])), WriteError::End { at: 8 }),
+    ];
+    for (step, expected) in cases {
+        let mut writer = Writer::new(Vec::new());
+        step(&mut writer);
+        assert_eq!(writer.finish(), Err(expected));
+        assert_eq!(writer.record(1, &[]), Err(expected));
+        assert_eq!(writer.check(), Err(expected));
+        assert!(!std::format!("{expected}").is_empty());
+    }
+}
+
+/// Takes bytes without keeping them.
+struct Nowhere(u64);
+
+impl ByteSource for Nowhere {
+    fn len_bytes(&self) -> u64 {
+        self.0
+    }
+
+    fn read_at(&self, _: u64, into: &mut [u8]) -> bool {
+        into.fill(0);
+        true
+    }
+}
+
+impl Dest for Nowhere {
+    fn append(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
+        self.0 += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn patch(&mut self, at: u64, bytes: &[u8]) {
+        assert!(at + bytes.len() as u64 <= self.0);
+    }
+}
+
+#[test]
+fn a_body_may_have_its_limit_and_not_a_byte_more() {
+    let part = vec![0; 1 << 20];
+    for (more, is_good) in [(0, true), (1, false), (8, false), (4096, false)] {
+        let mut writer = Writer::new(Nowhere(0));
+        writer.open_record(3).unwrap();
+        for _ in 0..REC_LENGTH_MAX >> 20 {
+            writer.put(&part);
+        }
+        writer.put(&part[..more]);
+        let closed = writer.close_record();
+        assert_eq!(closed.is_ok(), is_good, "{more} bytes over the limit");
+        if !is_good {
+            assert_eq!(closed, Err(WriteError::TooLong { kind: 3, found: u64::from(REC_LENGTH_MAX) + more as u64 }));
+        }
+    }
+}
+
+#[test]
+fn the_rest_of_the_last_frame_is_zero() {
+    let mem = SparseMem::new();
+    let mfn = Mfn::new(5);
+    mem.write(mfn.maddr(), &[0xaa; 4096]);
+    let mut writer = Writer::new(PagedDest::new(&mem, || Some(mfn)));
+    writer.record(1, &[1]).unwrap();
+    writer.finish().unwrap();
+    let mut page = [0; 4096];
+    mem.read(mfn.maddr(), &mut page);
+    assert!(page[24..].iter().all(|&byte| byte == 0));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn what_is_written_is_read(
+        records in proptest::collection::vec((1u32.., proptest::collection::vec(any::<u8>(), 0..3000)), 0..12),
+        seed: u32,
+    ) {
+        let (bytes, finished) = write_vec(&records);
+        prop_assert_eq!(read_all(&bytes).unwrap(), records.clone());
+
+        // The same through frames, with the bodies put in pieces.
+        let mem = SparseMem::new();
+        let mut writer = Writer::new(PagedDest::new(&mem, frames(seed.into())));
+        for (kind, body) in &records {
+            writer.open_record(*kind).unwrap();
+            for piece in body.chunks(1 + (seed % 700) as usize) {
+                writer.put(piece);
+            }
+            writer.close_record().unwrap();
+        }
+        prop_assert_eq!(writer.finish().unwrap(), finished);
+        prop_assert_eq!(writer.nr_records(), records.len() as u64 + 1);
+        let pages = writer.into_dest().into_pages();
+        let source = PagedSource::new(&mem, &pages, finished.len_bytes);
+        prop_assert_eq!(checksum(&source), finished.crc);
+        prop_assert_eq!(Body::whole(&source).to_vec().unwrap(), bytes);
+        prop_assert_eq!(read_all(&source).unwrap(), records);
+    }
+
+    #[test]
+    fn no_bytes_make_the_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _ = read_all(&bytes);
+    }
+}

@@ -1,0 +1,382 @@
+//! Writing records.
+
+use super::{ByteSource, PagedSource, REC_HEADER_LEN, REC_LENGTH_MAX, REC_TYPE_END, Sink, checksum, each_part, padded};
+use crate::frame::{Mfn, PAGE_SIZE};
+use crate::mm::physmem::PhysMem;
+use alloc::vec::Vec;
+use core::fmt;
+
+/// Why a stream could not be written. The first cause is kept, and everything after it is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteError {
+    /// No further frame was to be had.
+    NoPage {
+        /// Bytes that were written.
+        at: u64,
+    },
+    /// No memory to note which frames the stream lies in.
+    NoMemory {
+        /// Bytes that were written.
+        at: u64,
+    },
+    /// A body grew over the limit of a record.
+    TooLong {
+        /// The record's type.
+        kind: u32,
+        /// Bytes that its body has.
+        found: u64,
+    },
+    /// A record was begun inside another, or the stream ended inside one.
+    StillOpen {
+        /// The type of the record that is open.
+        kind: u32,
+    },
+    /// Bytes were written, or a record closed, while none was open.
+    NotOpen {
+        /// Bytes that were written.
+        at: u64,
+    },
+    /// A list was given that has not as many items as it should.
+    Count {
+        /// The record's type.
+        kind: u32,
+        /// Items that are due.
+        due: u64,
+        /// Items given.
+        found: u64,
+    },
+    /// A record of type END was begun, or anything written after the end: only [`Writer::finish`] ends a stream.
+    End {
+        /// Bytes that were written.
+        at: u64,
+    },
+}
+
+impl fmt::Display for WriteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::NoPage { at } => write!(f, "no frame for the stream after {at} bytes"),
+            Self::NoMemory { at } => write!(f, "no memory for the list of frames after {at} bytes of stream"),
+            Self::TooLong { kind, found } => {
+                write!(f, "record {kind:#x} grew to {found} bytes, the limit is {REC_LENGTH_MAX}")
+            }
+            Self::StillOpen { kind } => write!(f, "record {kind:#x} is still open"),
+            Self::NotOpen { at } => write!(f, "no record is open at {at:#x}"),
+            Self::Count { kind, due, found } => write!(f, "record {kind:#x} was given {found} items, {due} are due"),
+            Self::End { at } => write!(f, "the stream ends at {at:#x}"),
+        }
+    }
+}
+
+/// Where a [`Writer`]'s bytes end up.
+pub trait Dest: ByteSource {
+    /// Appends the bytes, or none of them.
+    fn append(&mut self, bytes: &[u8]) -> Result<(), WriteError>;
+
+    /// Replaces bytes that were appended before.
+    fn patch(&mut self, at: u64, bytes: &[u8]);
+
+    /// Says that nothing more comes.
+    fn seal(&mut self) {}
+}
+
+impl Dest for Vec<u8> {
+    fn append(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
+        self.try_reserve(bytes.len()).map_err(|_| WriteError::NoMemory { at: self.len_bytes() })?;
+        self.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn patch(&mut self, at: u64, bytes: &[u8]) {
+        let at = at as usize;
+        self[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+}
+
+/// Frames that are asked for one by one as the stream grows.
+pub struct PagedDest<'a, M: ?Sized, F> {
+    mem: &'a M,
+    supply: F,
+    pages: Vec<Mfn>,
+    len_bytes: u64,
+}
+
+impl<'a, M: PhysMem + ?Sized, F: FnMut() -> Option<Mfn>> PagedDest<'a, M, F> {
+    /// An empty stream that takes its frames from `supply`. They must be frames that survive: outside the region and
+    /// outside every destination of the next image.
+    pub fn new(mem: &'a M, supply: F) -> Self {
+        Self { mem, supply, pages: Vec::new(), len_bytes: 0 }
+    }
+
+    /// The frames taken so far, in the order of the stream.
+    pub fn pages(&self) -> &[Mfn] {
+        &self.pages
+    }
+
+    /// The frames taken, for the MFN list, or to be given back when the writing failed.
+    pub fn into_pages(self) -> Vec<Mfn> {
+        self.pages
+    }
+
+    fn place(&self, at: u64, bytes: &[u8]) -> bool {
+        each_part(&self.pages, at, bytes.len(), |mfn, offset, part| {
+            self.mem.write(mfn.maddr().offset(offset), &bytes[part]);
+        })
+    }
+}
+
+impl<M: PhysMem + ?Sized, F: FnMut() -> Option<Mfn>> ByteSource for PagedDest<'_, M, F> {
+    fn len_bytes(&self) -> u64 {
+        self.len_bytes
+    }
+
+    fn read_at(&self, at: u64, into: &mut [u8]) -> bool {
+        PagedSource::new(self.mem, &self.pages, self.len_bytes).read_at(at, into)
+    }
+}
+
+impl<M: PhysMem + ?Sized, F: FnMut() -> Option<Mfn>> Dest for PagedDest<'_, M, F> {
+    fn append(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
+        let at = self.len_bytes;
+        let end = at.checked_add(bytes.len() as u64).ok_or(WriteError::NoPage { at })?;
+        while (self.pages.len() as u64) < end.div_ceil(PAGE_SIZE) {
+            self.pages.try_reserve(1).map_err(|_| WriteError::NoMemory { at })?;
+            let mfn = (self.supply)().ok_or(WriteError::NoPage { at })?;
+            self.pages.push(mfn);
+        }
+        let placed = self.place(at, bytes);
+        assert!(placed, "frames were taken for all bytes");
+        self.len_bytes = end;
+        Ok(())
+    }
+
+    /// The last frame comes with whatever its last owner left in it. What is behind the stream's end is not read, but it
+    /// would be kept over the update, and two runs would differ.
+    fn seal(&mut self) {
+        if let Some(last) = self.pages.last() {
+            let used = self.len_bytes - (self.pages.len() as u64 - 1) * PAGE_SIZE;
+            self.mem.zero(last.maddr().offset(used), PAGE_SIZE - used);
+        }
+    }
+
+    fn patch(&mut self, at: u64, bytes: &[u8]) {
+        assert!(at + bytes.len() as u64 <= self.len_bytes, "only what was written is replaced");
+        let placed = self.place(at, bytes);
+        assert!(placed, "a byte that was written has a frame");
+    }
+}
+
+/// Bytes gathered before they go to the destination, so that small fields cost no more than a copy.
+const BUF_LEN: usize = 512;
+
+struct Open {
+    kind: u32,
+    header_at: u64,
+}
+
+/// Writes records one after the other.
+///
+/// The first failure is kept: everything written after it is dropped, and every later call that returns a result
+/// returns it, [`Writer::finish`] at the latest.
+pub struct Writer<D> {
+    dest: D,
+    buf: [u8; BUF_LEN],
+    buf_len: usize,
+    open: Option<Open>,
+    error: Option<WriteError>,
+    is_finished: bool,
+    nr_records: u64,
+}
+
+/// What the MFN list has to know of a finished stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Finished {
+    /// Bytes of the stream, END included.
+    pub len_bytes: u64,
+    /// CRC-32C of them.
+    pub crc: u32,
+}
+
+impl<D: Dest> Writer<D> {
+    /// A writer that appends to `dest`.
+    pub fn new(dest: D) -> Self {
+        Self { dest, buf: [0; BUF_LEN], buf_len: 0, open: None, error: None, is_finished: false, nr_records: 0 }
+    }
+
+    /// Bytes written so far.
+    pub fn len_bytes(&self) -> u64 {
+        self.dest.len_bytes() + self.buf_len as u64
+    }
+
+    /// Records closed so far.
+    pub fn nr_records(&self) -> u64 {
+        self.nr_records
+    }
+
+    /// The first failure, if there was one.
+    pub fn check(&self) -> Result<(), WriteError> {
+        match self.error {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// Begins a record, whose body is then [put](Sink::put).
+    pub fn open_record(&mut self, kind: u32) -> Result<(), WriteError> {
+        self.check()?;
+        let at = self.len_bytes();
+        if let Some(open) = &self.open {
+            let kind = open.kind;
+            return self.fail(WriteError::StillOpen { kind });
+        }
+        if self.is_finished || kind == REC_TYPE_END {
+            return self.fail(WriteError::End { at });
+        }
+        self.begin(kind);
+        self.check()
+    }
+
+    /// Ends the open record: notes its length, and pads it.
+    pub fn close_record(&mut self) -> Result<(), WriteError> {
+        self.check()?;
+        let Some(Open { kind, header_at }) = self.open.take() else {
+            let at = self.len_bytes();
+            return self.fail(WriteError::NotOpen { at });
+        };
+        let length = self.len_bytes() - header_at - REC_HEADER_LEN;
+        if length > REC_LENGTH_MAX.into() {
+            return self.fail(WriteError::TooLong { kind, found: length });
+        }
+        self.append(&[0; 8][..(padded(length) - length) as usize]);
+        self.check()?;
+        let bytes = (length as u32).to_le_bytes();
+        let length_at = header_at + 4;
+        // A short record is still in the buffer; a longer one's header has gone to its frame.
+        match length_at.checked_sub(self.dest.len_bytes()) {
+            Some(in_buf) => self.buf[in_buf as usize..in_buf as usize + 4].copy_from_slice(&bytes),
+            None => self.dest.patch(length_at, &bytes),
+        }
+        self.nr_records += 1;
+        Ok(())
+    }
+
+    /// Writes a whole record.
+    pub fn record(&mut self, kind: u32, body: &[u8]) -> Result<(), WriteError> {
+        self.open_record(kind)?;
+        self.put(body);
+        self.close_record()
+    }
+
+    /// Writes END and closes the stream. The frames are then in [`Writer::into_dest`], after a failure too.
+    pub fn finish(&mut self) -> Result<Finished, WriteError> {
+        self.check()?;
+        let at = self.len_bytes();
+        if let Some(open) = &self.open {
+            let kind = open.kind;
+            return self.fail(WriteError::StillOpen { kind });
+        }
+        if self.is_finished {
+            return self.fail(WriteError::End { at });
+        }
+        self.begin(REC_TYPE_END);
+        self.close_record()?;
+        self.flush();
+        self.check()?;
+        self.dest.seal();
+        self.is_finished = true;
+        Ok(Finished { len_bytes: self.dest.len_bytes(), crc: checksum(&self.dest) })
+    }
+
+    /// Gives the destination back. What was not flushed by [`Writer::finish`] is lost.
+    pub fn into_dest(self) -> D {
+        self.dest
+    }
+
+    fn begin(&mut self, kind: u32) {
+        self.open = Some(Open { kind, header_at: self.len_bytes() });
+        let [t0, t1, t2, t3] = kind.to_le_bytes();
+        self.append(&[t0, t1, t2, t3, 0, 0, 0, 0]);
+    }
+
+    #[inline]
+    fn append(&mut self, bytes: &[u8]) {
+        let end = self.buf_len.wrapping_add(bytes.len());
+        match self.buf.get_mut(self.buf_len..end) {
+            Some(place) => {
+                place.copy_from_slice(bytes);
+                self.buf_len = end;
+            }
+            None => self.append_through(bytes),
+        }
+    }
+
+    /// Empties the buffer first; what would fill it again goes past it.
+    #[cold]
+    fn append_through(&mut self, bytes: &[u8]) {
+        self.flush();
+        if self.error.is_some() {
+            return;
+        }
+        if let Some(Open { kind, header_at }) = self.open {
+            let found = (self.dest.len_bytes() + bytes.len() as u64).saturating_sub(header_at + REC_HEADER_LEN);
+            if found > padded(REC_LENGTH_MAX.into()) {
+                self.error = Some(WriteError::TooLong { kind, found });
+                return;
+            }
+        }
+        match self.buf.get_mut(..bytes.len()) {
+            Some(place) => {
+                place.copy_from_slice(bytes);
+                self.buf_len = bytes.len();
+            }
+            None => {
+                if let Err(error) = self.dest.append(bytes) {
+                    self.error = Some(error);
+                }
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        if self.error.is_none()
+            && let Err(error) = self.dest.append(&self.buf[..self.buf_len])
+        {
+            self.error = Some(error);
+        }
+        self.buf_len = 0;
+    }
+
+    /// Keeps a failure, unless there was one before, and returns it.
+    pub(in crate::lu) fn fail<T>(&mut self, error: WriteError) -> Result<T, WriteError> {
+        Err(*self.error.get_or_insert(error))
+    }
+}
+
+impl<D: Dest> Sink for Writer<D> {
+    #[inline]
+    fn put(&mut self, bytes: &[u8]) {
+        if self.error.is_some() {
+            return;
+        }
+        if self.open.is_none() {
+            self.error = Some(WriteError::NotOpen { at: self.len_bytes() });
+            return;
+        }
+        self.append(bytes);
+    }
+
+    /// Long lists are written by this: one look at the state of things for all words.
+    #[inline]
+    fn put_words(&mut self, words: &[u64]) {
+        let end = self.buf_len.wrapping_add(size_of_val(words));
+        match self.buf.get_mut(self.buf_len..end) {
+            Some(place) if self.error.is_none() && self.open.is_some() => {
+                for (place, word) in place.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+                    *place = word.to_le_bytes();
+                }
+                self.buf_len = end;
+            }
+            _ => words.iter().for_each(|word| self.put_u64(*word)),
+        }
+    }
+}

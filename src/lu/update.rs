@@ -1,0 +1,681 @@
+//! The outgoing side: trigger, plan, quiesce, save, jump; and the report of an update that has come about.
+//!
+//! ```text
+//!   request ─ stage (image checked, plan, entry list, relocation tables) ── guests run all the while
+//!   pause:  quiesce ─ save ─ breadcrumb into the list ─ jump
+//! ```
+//!
+//! Until the jump every failure gives the running hypervisor back with its guests; after it nothing may fail that could
+//! have been checked before. A staged image stays staged: an update that was refused or aborted can be asked for again.
+
+use super::needs::{Load, RegionNeeds, partial_chunks};
+use super::records::{LuHost, Stage, StreamVersion, Summary, stage};
+use super::save::{self, SaveError, UpdateFacts};
+use crate::cmdline::{self, Expect};
+use crate::domain::spec::ModuleSpec;
+use crate::frame::{DomId, Maddr, Mfn, MfnRange, Order};
+use crate::kexec::idmap::{IdmapError, RelocTables};
+use crate::kexec::image::{DigestCheck, ImageError, NextImage};
+use crate::kexec::kimage::{self, Kimage, KimageError};
+use crate::kexec::mbi::{MapEntry, MbiError, MbiWriter};
+use crate::kexec::reloc::{self, RelocArgs};
+use crate::log;
+use crate::mm::buddy::Block;
+use crate::mm::physmem::PhysMem;
+use crate::run::host::Host;
+use crate::run::{console, context, create, teardown};
+use crate::verdict::{self, Verdict};
+use crate::x86::directmap::{self, DirectMap};
+use crate::x86::traps::Frame;
+use crate::x86::{apic, paging, tsc};
+use alloc::string::{String, ToString};
+use alloc::vec;
+use alloc::vec::Vec;
+use core::fmt;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+/// Where the relocation code's copy is mapped executable.
+const RELOC_VA: u64 = 0xffff_82d0_c000_0000;
+/// First frame at or above 4 GiB.
+const LIMIT_4G: u64 = 1 << 20;
+/// Bytes of an image that are hashed at a time, and nanoseconds from one piece to the next: guests run in between.
+const CHECK_BYTES: usize = 16 << 10;
+const CHECK_EVERY_NS: u64 = 500_000;
+/// Bytes for the boot information of the incoming image.
+const MBI_BYTES: usize = 64 << 10;
+
+/// An update is not possible; nothing has been paused, or everything runs again.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "said by Display")]
+pub enum Refusal {
+    NoImage,
+    Image { name: String, error: ImageError },
+    RegionTooSmall { needs: RegionNeeds, has: u64 },
+    StreamVersion { error: ImageError },
+    CommandLine,
+    Mbi(MbiError),
+    Stage(KimageError),
+    Tables(IdmapError),
+    NoMemory,
+    Save(SaveError),
+    Deadline { ns: u64, what: &'static str },
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoImage => f.write_str("no next image: give a module `image name=<name>`, or load one with kexec_op"),
+            Self::Image { name, error } => write!(f, "image {name}: {error}"),
+            Self::RegionTooSmall { needs, has } => {
+                let mib = needs.total().div_ceil(2 << 20) * 2;
+                write!(
+                    f,
+                    "the region is too small: the next build needs {mib} MiB ({needs}), it has {} MiB; boot with liveupdate={mib}M",
+                    has >> 20
+                )
+            }
+            Self::StreamVersion { error } => write!(f, "{error}"),
+            Self::CommandLine => f.write_str("the command line of the next build is too long"),
+            Self::Mbi(e) => write!(f, "boot information: {e}"),
+            Self::Stage(e) => write!(f, "the image cannot be staged: {e}"),
+            Self::Tables(e) => write!(f, "relocation tables: {e}"),
+            Self::NoMemory => f.write_str("no memory to stage the image"),
+            Self::Save(e) => write!(f, "{e}"),
+            Self::Deadline { ns, what } => write!(f, "not quiet within {} us: {what}", ns / 1000),
+        }
+    }
+}
+
+/// An image in place to be jumped to: all that the pause needs, and the proof that it was checked (I11).
+struct Staged {
+    version: String,
+    kimage: Kimage,
+    tables: RelocTables,
+    copy: Mfn,
+    blocks: Vec<Block>,
+}
+
+/// Image files that a privileged domain has loaded.
+struct Loaded {
+    block: Block,
+    len_bytes: u64,
+}
+
+/// What the hypervisor knows about its updates.
+pub struct UpdateState {
+    sequence: u64,
+    requested: bool,
+    automatic_done: u64,
+    next_ns: u64,
+    finish_ns: Option<u64>,
+    finish_typed: bool,
+    refusals: u64,
+    staged: Option<Staged>,
+    loaded: Option<Loaded>,
+    report: Option<(Report, String)>,
+    later_created: bool,
+    /// The next image's digest, being computed piece by piece while guests run.
+    checking: Option<(Maddr, DigestCheck<'static>)>,
+    next_check_ns: u64,
+    /// The image whose digest was found right.
+    verified: Option<Maddr>,
+}
+
+impl UpdateState {
+    /// After a cold boot.
+    pub fn cold() -> Self {
+        Self {
+            sequence: 0,
+            requested: false,
+            automatic_done: 0,
+            next_ns: 0,
+            finish_ns: None,
+            finish_typed: false,
+            refusals: 0,
+            staged: None,
+            loaded: None,
+            report: None,
+            later_created: false,
+            checking: None,
+            next_check_ns: 0,
+            verified: None,
+        }
+    }
+
+    /// After update `sequence`, with what the outgoing build knew.
+    pub fn resumed(sequence: u64, host: &LuHost) -> Self {
+        use super::records::HostFlags;
+        Self {
+            sequence,
+            automatic_done: host.updates_done,
+            next_ns: host.next_trigger_ns,
+            finish_ns: (host.finish_ns != 0).then_some(host.finish_ns),
+            finish_typed: host.flags.contains(HostFlags::FINISH_TYPED),
+            refusals: host.refusals,
+            ..Self::cold()
+        }
+    }
+}
+
+/// Asks for an update, as soon as the calling guest is left.
+pub fn request(host: &Host) {
+    host.update.lock().requested = true;
+}
+
+/// True if an update has been asked for.
+pub fn is_requested(host: &Host) -> bool {
+    host.update.lock().requested
+}
+
+/// True if an update is under way, or will come by itself.
+pub fn is_busy(host: &Host) -> bool {
+    let u = host.update.lock();
+    u.requested || u.checking.is_some() || u.report.is_some() || u.automatic_done < u64::from(host.options.lu_updates)
+}
+
+/// Updates refused so far.
+pub fn refusals(host: &Host) -> u64 {
+    host.update.lock().refusals
+}
+
+/// Automatic updates that were asked for and have not come about.
+pub fn missing(host: &Host) -> u64 {
+    match host.options.expect {
+        Expect::Success => u64::from(host.options.lu_updates).saturating_sub(host.update.lock().sequence),
+        Expect::Refuse => 0,
+    }
+}
+
+/// When [`tick`] has something to do next.
+pub fn next_tick(host: &Host) -> u64 {
+    let u = host.update.lock();
+    let o = &host.options;
+    if u.report.is_some() {
+        return u64::MAX;
+    }
+    if u.checking.is_some() {
+        return u.next_check_ns;
+    }
+    if u.automatic_done < u64::from(o.lu_updates) {
+        return u.next_ns.max(o.lu_first_ns);
+    }
+    match (o.finish_ns, u.finish_typed) {
+        (Some(_), false) => u.finish_ns.unwrap_or(0),
+        _ => u64::MAX,
+    }
+}
+
+/// Triggers automatic updates, types `finish`, prints the report of an update that has come about.
+pub fn tick(host: &Host, now: u64) {
+    print_report(host);
+    if now < next_tick(host) {
+        return;
+    }
+    let o = &host.options;
+    let mut u = host.update.lock();
+    if u.checking.is_some() {
+        u.next_check_ns = now + CHECK_EVERY_NS;
+        u.requested = true;
+        return;
+    }
+    if u.automatic_done < u64::from(o.lu_updates) {
+        u.automatic_done += 1;
+        u.requested = true;
+        return;
+    }
+    if let (Some(after), false) = (o.finish_ns, u.finish_typed) {
+        match u.finish_ns {
+            None => u.finish_ns = Some(now + after),
+            Some(_) => {
+                u.finish_typed = true;
+                drop(u);
+                console::finish_all(host);
+            }
+        }
+    }
+}
+
+/// The next image: what a privileged domain has loaded, or the first module that is another build than this one.
+fn choose(host: &Host) -> Result<(String, Maddr, &'static [u8]), Refusal> {
+    if let Some(loaded) = &host.update.lock().loaded {
+        let at = loaded.block.mfn().maddr();
+        return Ok(("loaded".to_string(), at, loaded_bytes(at, loaded.len_bytes)));
+    }
+    let modules = host.modules.lock();
+    let mut found: Option<(String, Maddr, &'static [u8])> = None;
+    for module in modules.iter() {
+        let Ok(ModuleSpec::Image { name }) = ModuleSpec::parse(&module.string) else { continue };
+        let is_own = NextImage::parse(module.bytes()).is_ok_and(|i| i.version() == crate::build::VERSION);
+        if !is_own {
+            return Ok((name.to_string(), module.start, module.bytes()));
+        }
+        found.get_or_insert((name.to_string(), module.start, module.bytes()));
+    }
+    found.ok_or(Refusal::NoImage)
+}
+
+#[expect(unsafe_code, reason = "an owned block as bytes")]
+fn loaded_bytes(at: Maddr, len_bytes: u64) -> &'static [u8] {
+    // SAFETY: the block is owned by `UpdateState.loaded`, written before it got there, and given back only when a new image is loaded or this one
+    // is unloaded, both of which unstage first.
+    unsafe { directmap::bytes(at, len_bytes) }
+}
+
+/// Everything that the incoming side will have to claim.
+fn load_of(host: &Host) -> Load {
+    let mut claims: Vec<MfnRange> = host.modules.lock().iter().map(|m| m.frames()).collect();
+    claims.extend(log::place());
+    let domains: Vec<_> = host.domains.lock().values().cloned().collect();
+    // The stream's frames come from wherever a page is free: each may be in a chunk of its own.
+    let mut stream_frames = 16;
+    for domain in &domains {
+        let memory = domain.memory.lock();
+        claims.extend(memory.extents.iter().map(|e| e.range()));
+        claims.push(MfnRange::new(memory.shared_info, 1));
+        let vcpus = domain.vcpus.lock().len() as u64;
+        stream_frames += 3 + vcpus * 4 + memory.extents.nr_extents() as u64 / 200;
+    }
+    // Frames handed out one after the other mostly share a chunk; one chunk in eight is a careful guess.
+    let partial_chunks = partial_chunks(claims) + stream_frames.div_ceil(8) + 4;
+    Load { ram_end: host.memmap.end(), gib_pages: host.features.gib_pages, partial_chunks }
+}
+
+/// All the checks (I11) but the digest, which takes long: the image is whole, fits slot and region, and reads what is written.
+fn plan<'a>(host: &Host, name: &str, file: &'a [u8]) -> Result<(NextImage<'a>, RegionNeeds), Refusal> {
+    let refuse = |error| Refusal::Image { name: name.to_string(), error };
+    let image = NextImage::parse(file).map_err(refuse)?;
+    image.place(host.slot).map_err(refuse)?;
+    image.check_features(0).map_err(refuse)?;
+    let writes = StreamVersion::CURRENT.get()..=StreamVersion::CURRENT.get();
+    image.stream_version(writes).map_err(|error| Refusal::StreamVersion { error })?;
+    let needs = RegionNeeds::of(image.needs(), &load_of(host));
+    if needs.total() > host.region.len_bytes() {
+        return Err(Refusal::RegionTooSmall { needs, has: host.region.len_bytes() });
+    }
+    Ok((image, needs))
+}
+
+/// Plans an update and says what comes out; nothing is staged.
+pub fn plan_only(host: &Host) {
+    let result =
+        choose(host).and_then(|(name, _, file)| plan(host, &name, file).map(|(i, n)| (i.version().to_string(), n)));
+    match result {
+        Ok((version, needs)) => {
+            let has = host.region.len_bytes() >> 10;
+            log!("lu", "plan: to {version}, the region has {has} KiB, needed are {}", needs.total() >> 10);
+            log!("lu", "plan: {needs}");
+        }
+        Err(refusal) => log!("lu", "plan: refused: {refusal}"),
+    }
+}
+
+fn boot_information(host: &Host) -> Result<Vec<u8>, Refusal> {
+    let mut line = vec![0; crate::start::bootinfo::MAX_COMMAND_LINE];
+    let line = cmdline::write_incoming(&host.command_line, host.region.range(), &mut line)
+        .map_err(|_| Refusal::CommandLine)?
+        .to_string();
+    let mut buf = vec![0; MBI_BYTES];
+    let mut mbi = MbiWriter::new(&mut buf).map_err(Refusal::Mbi)?;
+    mbi.command_line(&line).map_err(Refusal::Mbi)?;
+    mbi.loader_name(crate::build::VERSION).map_err(Refusal::Mbi)?;
+    // Modules travel in the stream: they may lie above 4 GiB, which a Multiboot2 tag cannot say.
+    let entries = host.memmap.firmware_entries();
+    mbi.memory_map(entries.iter().map(|e| MapEntry { base: e.start, len_bytes: e.len_bytes, kind: e.number }))
+        .map_err(Refusal::Mbi)?;
+    let len = mbi.finish().map_err(Refusal::Mbi)?;
+    buf.truncate(len);
+    Ok(buf)
+}
+
+/// Hashes a piece of an image; true when all of it was found to be what its note says.
+fn check_digest(host: &Host, name: &str, at: Maddr, image: &NextImage<'static>) -> Result<bool, Refusal> {
+    let mut u = host.update.lock();
+    if u.verified == Some(at) {
+        return Ok(true);
+    }
+    let mut check = match u.checking.take() {
+        Some((place, check)) if place == at => check,
+        _ => image.digest_check(),
+    };
+    match check.step(CHECK_BYTES) {
+        None => {
+            u.checking = Some((at, check));
+            Ok(false)
+        }
+        Some(Ok(())) => {
+            u.verified = Some(at);
+            Ok(true)
+        }
+        Some(Err(error)) => Err(Refusal::Image { name: name.to_string(), error }),
+    }
+}
+
+/// Stages the next image, unless it is staged already; false if guests are to run before it goes on.
+fn stage_next(host: &Host) -> Result<bool, Refusal> {
+    let (name, at, file) = choose(host)?;
+    let (image, _) = plan(host, &name, file)?;
+    if !check_digest(host, &name, at, &image)? {
+        return Ok(false);
+    }
+    if host.update.lock().staged.as_ref().is_some_and(|s| s.version == image.version()) {
+        return Ok(true);
+    }
+    unstage(host);
+    let mut blocks = Vec::new();
+    let result = build_stage(host, &image, at, &mut blocks);
+    match result {
+        Ok((kimage, tables, copy)) => {
+            let entries = kimage.nr_entries();
+            log!("lu", "staged {} from module {name}: {entries} entries", image.version());
+            let version = image.version().to_string();
+            host.update.lock().staged = Some(Staged { version, kimage, tables, copy, blocks });
+            Ok(true)
+        }
+        Err(e) => {
+            for block in blocks {
+                host.frames.free(block);
+            }
+            Err(e)
+        }
+    }
+}
+
+fn unstage(host: &Host) {
+    let staged = host.update.lock().staged.take();
+    for block in staged.into_iter().flat_map(|s| s.blocks) {
+        host.frames.free(block);
+    }
+}
+
+fn build_stage(
+    host: &Host,
+    image: &NextImage<'_>,
+    at: Maddr,
+    blocks: &mut Vec<Block>,
+) -> Result<(Kimage, RelocTables, Mfn), Refusal> {
+    let name = || image.version().to_string();
+    let placed = image.place(host.slot).map_err(|error| Refusal::Image { name: name(), error })?;
+    let mbi = boot_information(host)?;
+    let mut take = || {
+        let block = host.frames.alloc(Order::PAGE)?;
+        let mfn = block.mfn();
+        blocks.push(block);
+        Some(mfn)
+    };
+    let region = host.region.range();
+    let kimage =
+        kimage::stage(&DirectMap, &placed, at, region, &mbi, &mut take).map_err(|e| Refusal::Stage(e.cause))?;
+    let copy_block = host.frames.alloc_below(Order::PAGE, LIMIT_4G).ok_or(Refusal::NoMemory)?;
+    let copy = copy_block.mfn();
+    blocks.push(copy_block);
+    DirectMap.write(copy.maddr(), reloc::code());
+    let mut take = || {
+        let block = host.frames.alloc(Order::PAGE)?;
+        let mfn = block.mfn();
+        blocks.push(block);
+        Some(mfn)
+    };
+    let ram = host.memmap.ram();
+    let tables = RelocTables::build(&DirectMap, ram, (RELOC_VA, copy), [host.slot, region], &mut take)
+        .map_err(|e| Refusal::Tables(e.cause))?;
+    // Executable in the hypervisor's own tables too, where the code starts.
+    let mut builder = paging::Builder::new(|| {
+        let mfn = take()?;
+        DirectMap.zero(mfn.maddr(), Order::PAGE.len_bytes());
+        Some(mfn)
+    });
+    builder.map(host.own_l4, RELOC_VA, copy.maddr(), 1, paging::RW | paging::AD).ok_or(Refusal::NoMemory)?;
+    Ok((kimage, tables, copy))
+}
+
+/// Carries out the update that was asked for. Returns only if there is none.
+pub fn run_pending(host: &Host, frame: &mut Frame) {
+    host.update.lock().requested = false;
+    match stage_next(host) {
+        Ok(true) => {}
+        Ok(false) => return,
+        Err(refusal) => return refuse(host, &refusal),
+    }
+    let paused_tsc = tsc::rdtsc();
+    log::hold();
+    let result = pause_and_jump(host, frame, paused_tsc);
+    log::release();
+    let Err(refusal) = result;
+    refuse(host, &refusal);
+}
+
+fn refuse(host: &Host, refusal: &Refusal) {
+    let word = if matches!(refusal, Refusal::Deadline { .. }) { "aborted" } else { "refused" };
+    log!("lu", "{word}: {refusal}");
+    {
+        let mut u = host.update.lock();
+        u.refusals += 1;
+        u.checking = None;
+        u.next_ns = tsc::now_ns() + host.options.lu_every_ns;
+    }
+    if host.options.expect == Expect::Success {
+        verdict::note(Verdict::Failure);
+    }
+}
+
+fn pause_and_jump(host: &Host, frame: &mut Frame, paused_tsc: u64) -> Result<core::convert::Infallible, Refusal> {
+    quiesce(host, frame)?;
+    let facts = facts(host, paused_tsc);
+    let saved = save::save(host, &facts).map_err(Refusal::Save)?;
+    let args = {
+        let mut u = host.update.lock();
+        let Some(staged) = &mut u.staged else {
+            // `run_pending` has just staged it.
+            return Err(Refusal::NoImage);
+        };
+        staged.kimage.append_breadcrumb(&DirectMap, saved.root);
+        RelocArgs {
+            copy: staged.copy,
+            tables: staged.tables.l4(),
+            list: staged.kimage.first(),
+            entry: staged.kimage.entry(),
+            mbi: staged.kimage.mbi(),
+            stamps: Some(staged.kimage.breadcrumb_page()),
+        }
+    };
+    apic::quiesce();
+    jump(&args)
+}
+
+#[expect(unsafe_code, reason = "the point of no return")]
+fn jump(args: &RelocArgs) -> ! {
+    // SAFETY: the copy is mapped executable and writable at RELOC_VA in the tables that are loaded (`quiesce` loaded the hypervisor's
+    // own) and in the relocation tables, which map all RAM; the list was built and checked by `kimage`, its breadcrumb is appended;
+    // interrupts are off and one CPU runs.
+    unsafe { reloc::jump(RELOC_VA as *const u8, args) }
+}
+
+/// Brings everything to a boundary from which another build can go on: the running vCPU's state is taken out of the CPU (all
+/// others are at such a boundary, as they left the CPU on their way to a guest), and domains being taken apart are finished, within the deadline.
+fn quiesce(host: &Host, frame: &mut Frame) -> Result<(), Refusal> {
+    let start = tsc::now_ns();
+    if let Some(vcpu) = context::save_current(frame) {
+        let runnable = vcpu.domain.may_run() && vcpu.state.lock().is_runnable();
+        if runnable {
+            host.sched.lock().enqueue(vcpu);
+        }
+    }
+    context::load_idle();
+    let limit = host.options.lu_deadline_ns;
+    while teardown::is_busy(host) {
+        if tsc::now_ns().saturating_sub(start) >= limit {
+            return Err(Refusal::Deadline { ns: limit, what: "a domain is still being taken apart" });
+        }
+        teardown::step(host);
+    }
+    Ok(())
+}
+
+fn facts(host: &Host, paused_tsc: u64) -> UpdateFacts {
+    use super::records::HostFlags;
+    let u = host.update.lock();
+    let mut flags = save::verdict_flags();
+    flags.set(HostFlags::FINISH_TYPED, u.finish_typed);
+    flags.set(HostFlags::REFUSED, u.refusals != 0);
+    UpdateFacts {
+        sequence: u.sequence + 1,
+        host: LuHost {
+            updates_done: u.automatic_done,
+            next_trigger_ns: u.next_ns,
+            flags,
+            refusals: u.refusals,
+            console_focus: host.console.lock().focus.map(DomId::get),
+            next_domid: *host.next_domid.lock(),
+            finish_ns: u.finish_ns.unwrap_or(0),
+            domains_ended: 0,
+        },
+        paused_tsc,
+    }
+}
+
+/// Keeps an image that a privileged domain has loaded, after all the checks of a plan.
+pub fn load(host: &Host, block: Block, len_bytes: u64) -> Result<(), (Block, Refusal)> {
+    let at = block.mfn().maddr();
+    let checked = plan(host, "loaded", loaded_bytes(at, len_bytes)).and_then(|(image, _)| {
+        image.verify_digest().map_err(|error| Refusal::Image { name: "loaded".to_string(), error })
+    });
+    if let Err(refusal) = checked {
+        return Err((block, refusal));
+    }
+    unload(host);
+    let mut u = host.update.lock();
+    u.loaded = Some(Loaded { block, len_bytes });
+    u.verified = Some(at);
+    Ok(())
+}
+
+/// Forgets the image that was loaded; false if there was none.
+pub fn unload(host: &Host) -> bool {
+    let loaded = host.update.lock().loaded.take();
+    let Some(loaded) = loaded else { return false };
+    {
+        let mut u = host.update.lock();
+        (u.verified, u.checking) = (None, None);
+    }
+    unstage(host);
+    host.frames.free(loaded.block);
+    true
+}
+
+/// True if an image is loaded.
+pub fn is_loaded(host: &Host) -> bool {
+    host.update.lock().loaded.is_some()
+}
+
+/// The stages of an update, in TSC stamps, and what was carried.
+pub struct Report {
+    summary: Summary,
+    paused: u64,
+    saved: u64,
+    relocation: [u64; 2],
+    entered: u64,
+    plugged: u64,
+    restored: u64,
+    resumed: u64,
+}
+
+static RESUME_EXPECTED: AtomicBool = AtomicBool::new(false);
+
+impl Report {
+    /// A report on a stream; the relocation code has left its stamps in the region's first page.
+    pub fn new(summary: Summary, region: MfnRange) -> Self {
+        let page = region.first().unwrap_or(Mfn::ZERO).maddr();
+        let stamp = |offset: usize| DirectMap.read_u64(page.offset(offset as u64));
+        Self {
+            summary,
+            paused: 0,
+            saved: 0,
+            relocation: [stamp(reloc::STAMP_START_OFFSET as usize), stamp(reloc::STAMP_END_OFFSET as usize)],
+            entered: 0,
+            plugged: 0,
+            restored: 0,
+            resumed: 0,
+        }
+    }
+
+    /// A stamp of the outgoing side.
+    pub fn stamp_outgoing(&mut self, stamp: Stage) {
+        match stamp.stage {
+            stage::PAUSED => self.paused = stamp.tsc,
+            stage::SAVED => self.saved = stamp.tsc,
+            _ => {}
+        }
+    }
+
+    /// The image was entered.
+    pub fn entered(&mut self, tsc: u64) {
+        self.entered = tsc;
+    }
+
+    /// Free memory is plugged in.
+    pub fn plugged(&mut self) {
+        self.plugged = tsc::rdtsc();
+    }
+
+    /// Domains are restored.
+    pub fn restored(&mut self) {
+        self.restored = tsc::rdtsc();
+    }
+}
+
+/// The next return to a guest ends the pause.
+pub fn expect_resume(host: &Host, report: Report, from: String) {
+    host.update.lock().report = Some((report, from));
+    RESUME_EXPECTED.store(true, Ordering::Release);
+}
+
+/// A guest is about to run.
+pub fn note_resume(host: &Host) {
+    if RESUME_EXPECTED.swap(false, Ordering::AcqRel)
+        && let Some((report, _)) = &mut host.update.lock().report
+    {
+        report.resumed = tsc::rdtsc();
+    }
+}
+
+/// Prints the report once the first guest has run (or is not going to).
+fn print_report(host: &Host) {
+    let waits = RESUME_EXPECTED.load(Ordering::Acquire);
+    let (r, from) = {
+        let mut u = host.update.lock();
+        match &u.report {
+            None => return,
+            Some(_) if waits && host.sched.lock().is_contended() => return,
+            Some(_) => {}
+        }
+        let Some(taken) = u.report.take() else { return };
+        taken
+    };
+    RESUME_EXPECTED.store(false, Ordering::Release);
+    host.update.lock().next_ns = tsc::now_ns() + host.options.lu_every_ns;
+    let scale = tsc::clock().scale;
+    let resumed = if r.resumed != 0 { r.resumed } else { tsc::rdtsc() };
+    let between = |a: u64, b: u64| scale.ns(b.saturating_sub(a));
+    log::release();
+    let s = &r.summary;
+    log!(
+        "lu",
+        "report {{\"sequence\":{},\"from\":\"{from}\",\"to\":\"{}\",\"pause_ns\":{},\"stages\":{{\"save\":{},\"relocate\":{},\"boot\":{},\"restore\":{},\"resume\":{}}},\"domains\":{},\"extents\":{},\"pages\":{},\"stream_bytes\":{}}}",
+        s.version.update_sequence,
+        crate::build::VERSION,
+        between(r.paused, resumed),
+        between(r.paused, r.relocation[0].max(r.saved)),
+        between(r.relocation[0].max(r.saved), r.entered),
+        between(r.entered, r.plugged),
+        between(r.plugged, r.restored),
+        between(r.restored, resumed),
+        s.nr_domains,
+        s.nr_extents,
+        s.nr_pages,
+        s.len_bytes
+    );
+    let first = !core::mem::replace(&mut host.update.lock().later_created, true);
+    if first && s.version.update_sequence == 1 {
+        create::create_later_domains(host);
+    }
+}

@@ -1,0 +1,227 @@
+//! A domain at run time.
+
+use crate::domain::console::ConsoleRing;
+use crate::frame::{DomId, Mfn};
+use crate::mm::buddy::Block;
+use crate::mm::extents::ExtentMap;
+use crate::mm::physmem::PhysMem;
+use crate::run::vcpu::Vcpu;
+use crate::x86::directmap::DirectMap;
+use crate::x86::paging::{self, VCPU_AREA_PAGES};
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use spin::Mutex;
+
+/// Why a domain has stopped: Xen's SHUTDOWN_* numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shutdown(pub u32);
+
+impl Shutdown {
+    /// The word for it.
+    pub const fn name(self) -> &'static str {
+        match self.0 {
+            0 => "poweroff",
+            1 => "reboot",
+            2 => "suspend",
+            3 => "crash",
+            4 => "watchdog",
+            5 => "soft reset",
+            _ => "unknown reason",
+        }
+    }
+}
+
+const RUNS: u32 = u32::MAX;
+
+/// A domain's memory and what the hypervisor knows about it.
+pub struct DomainMemory {
+    /// All frames that the domain owns.
+    pub extents: ExtentMap,
+    /// The most frames that it may own.
+    pub max_frames: u64,
+    /// Frame of its shared_info: a hypervisor page shared with it.
+    pub shared_info: Mfn,
+}
+
+/// vCPUs whose area one table of level 1 maps.
+const VCPUS_PER_TABLE: u64 = 512 / VCPU_AREA_PAGES;
+
+/// The tables of slot 260 of one domain: private frames, made anew by every build.
+pub struct PerDomain {
+    /// Level 3, level 2, then tables of level 1 for 16 vCPUs each.
+    tables: Mutex<Vec<Block>>,
+    slot: u64,
+}
+
+impl PerDomain {
+    /// Builds the tables for `nr_vcpus`, with the hypervisor's own descriptors in page 14 of each GDT. `None` without memory; `take` gives zeroed pages.
+    pub fn try_new(nr_vcpus: u32, gdt_page: Mfn, mut take: impl FnMut() -> Option<Block>) -> Option<Self> {
+        let nr_l1 = u64::from(nr_vcpus).div_ceil(VCPUS_PER_TABLE);
+        let mut tables = Vec::new();
+        for _ in 0..nr_l1 + 2 {
+            tables.push(take()?);
+        }
+        let flags = paging::P | paging::RW | 1 << 5;
+        let link = |to: &Block| to.mfn().maddr().get() | flags;
+        DirectMap.write_u64(paging::entry_at(tables[0].mfn(), 0), link(&tables[1]));
+        for (i, l1) in tables[2..].iter().enumerate() {
+            DirectMap.write_u64(paging::entry_at(tables[1].mfn(), i as u64), link(l1));
+        }
+        let this = Self { slot: link(&tables[0]), tables: Mutex::new(tables) };
+        for vcpu in 0..nr_vcpus {
+            this.set_page(vcpu, 14, gdt_page.maddr().get() | paging::P | paging::RW | paging::NX | paging::AD);
+        }
+        Some(this)
+    }
+
+    /// The entry for slot 260.
+    pub const fn slot(&self) -> u64 {
+        self.slot
+    }
+
+    /// Sets the entry of a page of a vCPU's area.
+    pub fn set_page(&self, vcpu: u32, page: u64, entry: u64) {
+        let at = u64::from(vcpu) * VCPU_AREA_PAGES + page;
+        if let Some(l1) = self.tables.lock().get(2 + (at / 512) as usize) {
+            DirectMap.write_u64(paging::entry_at(l1.mfn(), at % 512), entry);
+        }
+    }
+
+    /// The frames, to be freed: nothing is mapped through them any more.
+    pub fn take_blocks(&self) -> Vec<Block> {
+        core::mem::take(&mut *self.tables.lock())
+    }
+}
+
+/// A domain.
+pub struct Domain {
+    /// Number.
+    pub id: DomId,
+    /// Name.
+    pub name: String,
+    /// May use `kexec_op`.
+    pub privileged: bool,
+    /// The module string it was built from, for a reboot.
+    pub module_string: String,
+    /// Memory. Lock order: before every vCPU.
+    pub memory: Mutex<DomainMemory>,
+    /// vCPUs. Empty once the domain is gone.
+    pub vcpus: Mutex<Vec<Arc<Vcpu>>>,
+    /// Console ring.
+    pub console: Mutex<ConsoleRing>,
+    /// Slots 256 to 271 for its L4s.
+    pub l4_slots: [u64; 16],
+    /// The tables of its own area (GDTs and LDTs).
+    pub perdomain: PerDomain,
+    /// Handle, as the toolstack names domains.
+    pub handle: [u8; 16],
+    /// Console and store rings and their ports, as start_info told the guest.
+    pub rings: Rings,
+    shutdown: AtomicU32,
+    paused: AtomicBool,
+    vm_assist: AtomicU64,
+    holds_shared: AtomicBool,
+}
+
+/// The rings that the builder made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rings {
+    /// Frame of the console ring.
+    pub console: Mfn,
+    /// Port of the console in the domain.
+    pub console_port: u32,
+    /// Frame of the store ring.
+    pub store: Mfn,
+    /// Port of the store in the domain; 0 for none.
+    pub store_port: u32,
+}
+
+/// What a domain is made of, before it has vCPUs.
+#[expect(missing_docs, reason = "the fields of `Domain`")]
+pub struct DomainParts {
+    pub id: DomId,
+    pub name: String,
+    pub privileged: bool,
+    pub module_string: String,
+    pub memory: DomainMemory,
+    pub console: ConsoleRing,
+    pub l4_slots: [u64; 16],
+    pub perdomain: PerDomain,
+    pub handle: [u8; 16],
+    pub rings: Rings,
+}
+
+impl Domain {
+    /// A domain without vCPUs.
+    pub fn new(parts: DomainParts) -> Self {
+        let DomainParts { id, name, privileged, module_string, memory, console, l4_slots, perdomain, handle, rings } =
+            parts;
+        Self {
+            id,
+            name,
+            privileged,
+            module_string,
+            memory: Mutex::new(memory),
+            vcpus: Mutex::new(Vec::new()),
+            console: Mutex::new(console),
+            l4_slots,
+            perdomain,
+            handle,
+            rings,
+            shutdown: AtomicU32::new(RUNS),
+            paused: AtomicBool::new(false),
+            vm_assist: AtomicU64::new(0),
+            holds_shared: AtomicBool::new(false),
+        }
+    }
+
+    /// The frames that the hypervisor and the guest both write to from the beginning to the end: shared_info and the console ring.
+    pub fn shared_frames(&self) -> [Mfn; 2] {
+        [self.memory.lock().shared_info, self.rings.console]
+    }
+
+    /// Notes that references on [`Domain::shared_frames`] are held, or are not any more; what was noted before.
+    pub fn set_holds_shared(&self, holds: bool) -> bool {
+        self.holds_shared.swap(holds, Ordering::AcqRel)
+    }
+
+    /// Why it has stopped, if it has.
+    pub fn shutdown(&self) -> Option<Shutdown> {
+        match self.shutdown.load(Ordering::Acquire) {
+            RUNS => None,
+            n => Some(Shutdown(n)),
+        }
+    }
+
+    /// Stops it; false if it had stopped before.
+    pub fn set_shutdown(&self, reason: Shutdown) -> bool {
+        self.shutdown.compare_exchange(RUNS, reason.0, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Its vCPUs may run.
+    pub fn may_run(&self) -> bool {
+        self.shutdown().is_none() && !self.paused.load(Ordering::Acquire)
+    }
+
+    /// Holds its vCPUs back, or lets them go.
+    pub fn set_paused(&self, paused: bool) {
+        self.paused.store(paused, Ordering::Release);
+    }
+
+    /// vm_assist bits.
+    pub fn vm_assist(&self) -> u64 {
+        self.vm_assist.load(Ordering::Relaxed)
+    }
+
+    /// Sets the vm_assist bits.
+    pub fn set_vm_assist(&self, bits: u64) {
+        self.vm_assist.store(bits, Ordering::Relaxed);
+    }
+
+    /// One of its vCPUs.
+    pub fn vcpu(&self, id: u32) -> Option<Arc<Vcpu>> {
+        self.vcpus.lock().get(id as usize).cloned()
+    }
+}

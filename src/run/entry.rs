@@ -1,0 +1,158 @@
+//! Entries from guests and the way back.
+
+use crate::hypercall;
+use crate::log;
+use crate::run::bounce::{self, Undeliverable};
+use crate::run::domain::Shutdown;
+use crate::run::guest_mem::GuestMem;
+use crate::run::vcpu::Vcpu;
+use crate::run::{teardown, work};
+use crate::x86::directmap::DirectMap;
+use crate::x86::percpu::this_cpu;
+use crate::x86::traps::{Dump, Frame, VECTOR_SYSCALL};
+use crate::x86::{apic, fpu, tsc};
+use crate::xen::hypercall::shutdown;
+use alloc::sync::Arc;
+use x86_64::registers::control::Cr2;
+
+/// An entry from ring 3.
+pub fn from_guest(frame: &mut Frame) {
+    let cr2 = Cr2::read_raw();
+    let Some(vcpu) = this_cpu().current() else {
+        // Only a vCPU's registers are ever put into a frame that returns to ring 3 (to_guest).
+        panic!("entry from a guest while none runs");
+    };
+    let vector = if frame.vector == VECTOR_SYSCALL { VECTOR_SYSCALL } else { frame.vector & 0xff };
+    let result = match vector {
+        VECTOR_SYSCALL => syscall(&vcpu, frame),
+        v if v == u64::from(apic::TIMER_VECTOR) => {
+            apic::eoi();
+            Ok(())
+        }
+        0..32 => exception(&vcpu, frame, vector as u8, cr2),
+        _ => Ok(()),
+    };
+    if let Err(why) = result {
+        crash(&vcpu, frame, format_args!("{why}"));
+    }
+}
+
+fn syscall(vcpu: &Arc<Vcpu>, frame: &mut Frame) -> Result<(), Undeliverable> {
+    let kernel_mode = vcpu.state.lock().kernel_mode;
+    if kernel_mode {
+        hypercall::dispatch(vcpu, frame);
+        return Ok(());
+    }
+    let mut v = vcpu.state.lock();
+    let to = v.callbacks.syscall;
+    if to.rip == 0 {
+        // As Xen: no system call entry means an invalid opcode, at the instruction.
+        frame.rip = frame.rip.wrapping_sub(2);
+        return bounce::exception(&mut v, frame, 6, None);
+    }
+    bounce::enter(&mut v, frame, to, None)
+}
+
+/// Vectors that push an error code.
+const WITH_ERROR: u32 =
+    1 << 8 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 13 | 1 << 14 | 1 << 17 | 1 << 21 | 1 << 29 | 1 << 30;
+
+fn exception(vcpu: &Arc<Vcpu>, frame: &mut Frame, vector: u8, cr2: u64) -> Result<(), Undeliverable> {
+    let cr2 = match vector {
+        14 => match hypercall::mmuext::ldt_fault(vcpu, cr2) {
+            Ok(()) => return Ok(()),
+            // The guest knows its LDT by the address that it gave.
+            Err(Some(offset)) => vcpu.state.lock().ldt_base.wrapping_add(offset),
+            Err(None) => cr2,
+        },
+        _ => cr2,
+    };
+    let mut v = vcpu.state.lock();
+    match vector {
+        7 if v.task_switched => {
+            // The guest asked for this fault by fpu_taskswitch; Xen clears its CR0.TS as it delivers it.
+            v.task_switched = false;
+            fpu::set_ts(false);
+            bounce::exception(&mut v, frame, 7, None)
+        }
+        7 => {
+            fpu::set_ts(false);
+            Ok(())
+        }
+        6 if forced_cpuid(&v, frame) => Ok(()),
+        13 if frame.error & 2 != 0 => software_interrupt(&mut v, frame),
+        14 => bounce::page_fault(&mut v, frame, cr2, frame.error),
+        _ => {
+            let error = (WITH_ERROR & 1 << vector != 0).then_some(frame.error);
+            bounce::exception(&mut v, frame, vector, error)
+        }
+    }
+}
+
+/// `int n` from a guest faults in the IDT, which allows it to ring 0 alone; the guest's own table decides.
+fn software_interrupt(v: &mut crate::run::vcpu::VcpuState, frame: &mut Frame) -> Result<(), Undeliverable> {
+    let vector = (frame.error >> 3) as u8;
+    let ring = if v.kernel_mode { 1 } else { 3 };
+    if v.traps[usize::from(vector)].flags & 3 < ring {
+        return bounce::exception(v, frame, 13, Some(frame.error));
+    }
+    frame.rip = frame.rip.wrapping_add(2);
+    bounce::exception(v, frame, vector, None)
+}
+
+/// The forced-emulation prefix `ud2; "xen"` before `cpuid`: the way for a PV guest to see the hypervisor's leaves.
+fn forced_cpuid(v: &crate::run::vcpu::VcpuState, frame: &mut Frame) -> bool {
+    const CODE: [u8; 7] = [0x0f, 0x0b, b'x', b'e', b'n', 0x0f, 0xa2];
+    let Some(l4) = v.active_l4() else { return false };
+    let mut code = [0; CODE.len()];
+    if GuestMem::new(&DirectMap, l4).read(frame.rip, &mut code).is_err() || code != CODE {
+        return false;
+    }
+    let [a, b, c, d] = hypercall::cpuid::leaf(frame.rax as u32, frame.rcx as u32);
+    (frame.rax, frame.rbx, frame.rcx, frame.rdx) = (a.into(), b.into(), c.into(), d.into());
+    frame.rip = frame.rip.wrapping_add(CODE.len() as u64);
+    true
+}
+
+/// Ends a domain that cannot go on, with its registers in the log.
+pub fn crash(vcpu: &Arc<Vcpu>, frame: &Frame, why: core::fmt::Arguments<'_>) {
+    log!("domain", "{} {} crashed: {why}; vCPU {} at {}", vcpu.domain.id, vcpu.domain.name, vcpu.id, Dump(frame));
+    teardown::shut_down(&vcpu.domain, Shutdown(shutdown::CRASH));
+}
+
+/// `iretq` into the guest faulted: the frame that it asked for cannot be loaded.
+pub fn return_failed(frame: &mut Frame) {
+    if let Some(vcpu) = this_cpu().current() {
+        crash(&vcpu, frame, format_args!("its return frame cannot be loaded"));
+    }
+}
+
+/// The way back to a guest: everything due is done, somebody is chosen, events are delivered.
+pub fn to_guest(frame: &mut Frame) {
+    let cpu = this_cpu();
+    loop {
+        work::run(frame);
+        let current = cpu.current();
+        let goes_on = current.as_ref().is_some_and(|v| v.domain.may_run() && v.state.lock().is_runnable());
+        drop(current);
+        if !goes_on || cpu.reschedule.replace(false) {
+            work::switch(frame, goes_on);
+        }
+        let Some(vcpu) = cpu.current() else {
+            work::idle();
+            continue;
+        };
+        match bounce::event(&vcpu, frame) {
+            Ok(()) => {
+                // `iretq` must find the descriptors of a guest that runs on segments of its LDT (selectors with bit 2 set).
+                if (frame.cs | frame.ss) & 4 != 0 {
+                    hypercall::mmuext::map_ldt(&vcpu);
+                }
+                break;
+            }
+            Err(why) => crash(&vcpu, frame, format_args!("{why}")),
+        }
+    }
+    work::arm_timer(tsc::now_ns());
+    crate::lu::update::note_resume(crate::run::host::host());
+}

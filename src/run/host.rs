@@ -1,0 +1,245 @@
+//! The one object that holds the machine's state, made once a boot by `start`.
+
+use crate::cmdline::Options;
+use crate::domain::evtchn::{Effect, Event, EventChannels};
+use crate::frame::{DomId, Maddr, Mfn, MfnRange, Order};
+use crate::memmap::MemMap;
+use crate::mm::buddy::Block;
+use crate::mm::frametable::Frames;
+use crate::mm::m2p::M2p;
+use crate::mm::page_info::PageType;
+use crate::mm::physmem::PhysMem;
+use crate::mm::types::{Access, DomainView, Effects, PageTypes, TypeError};
+use crate::region::LuRegion;
+use crate::run::console::ConsoleState;
+use crate::run::domain::Domain;
+use crate::run::sched::Scheduler;
+use crate::run::teardown::Dying;
+use crate::run::vcpu::Vcpu;
+use crate::x86::cpu::Features;
+use crate::x86::directmap::DirectMap;
+use crate::x86::paging;
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use spin::{Mutex, Once};
+
+/// A boot module: it stays where it is, across updates too.
+#[derive(Clone, Debug)]
+pub struct Module {
+    /// First byte; page aligned.
+    pub start: Maddr,
+    /// Length in bytes.
+    pub len_bytes: u64,
+    /// Its string.
+    pub string: String,
+}
+
+impl Module {
+    /// The frames that it touches: owned by [`DomId::XEN`].
+    pub const fn frames(&self) -> MfnRange {
+        MfnRange::frames_touched(self.start.get(), self.len_bytes)
+    }
+
+    /// Its contents.
+    #[expect(unsafe_code, reason = "module memory")]
+    pub fn bytes(&self) -> &'static [u8] {
+        // SAFETY: modules are claimed for `DomId::XEN` at every boot, never written and never freed.
+        unsafe { crate::x86::directmap::bytes(self.start, self.len_bytes) }
+    }
+}
+
+/// The machine's state.
+pub struct Host {
+    /// All frames.
+    pub frames: &'static Frames,
+    /// The live-update region.
+    pub region: LuRegion,
+    /// The slot that the image fills.
+    pub slot: MfnRange,
+    /// The memory map.
+    pub memmap: MemMap,
+    /// The command line's options.
+    pub options: Options,
+    /// The command line.
+    pub command_line: String,
+    /// What the CPU can do.
+    pub features: Features,
+    /// The machine-to-physical table.
+    pub m2p: M2p,
+    /// The hypervisor's own page tables.
+    pub own_l4: Mfn,
+    /// Wall-clock seconds and nanoseconds since 1970 at system time 0.
+    pub wallclock: (u64, u32),
+    /// Boot modules.
+    pub modules: Mutex<Vec<Module>>,
+    /// All domains that have not been taken apart completely.
+    pub domains: Mutex<BTreeMap<DomId, Arc<Domain>>>,
+    /// Number for the next domain.
+    pub next_domid: Mutex<u16>,
+    /// Event channels.
+    pub evtchn: Mutex<EventChannels>,
+    /// Scheduler.
+    pub sched: Mutex<Scheduler>,
+    /// Console.
+    pub console: Mutex<ConsoleState>,
+    /// Domains being taken apart.
+    pub dying: Mutex<Vec<Dying>>,
+    /// Live update: the staged image, the automatic updates, the history.
+    pub update: Mutex<crate::lu::update::UpdateState>,
+}
+
+static HOST: Once<Host> = Once::new();
+
+/// Makes the state known, once a boot.
+pub fn install(host: Host) -> &'static Host {
+    HOST.call_once(|| host)
+}
+
+/// The machine's state.
+///
+/// # Panics
+/// Before `start` has installed it: nothing that calls this runs earlier.
+pub fn host() -> &'static Host {
+    HOST.get().expect("the host's state is installed before guests run")
+}
+
+/// True once the state is there.
+pub fn is_installed() -> bool {
+    HOST.is_completed()
+}
+
+/// A PV guest maps its own frames and nothing else: the M2P it sees through the hypervisor's slots.
+fn may_map(_: Mfn, _: DomId, _: Access) -> bool {
+    false
+}
+
+impl Host {
+    /// The page-type engine for a domain. Whoever uses it calls [`Host::settle`] before the guest runs again.
+    pub fn types<'a>(&'a self, domain: &'a Domain) -> PageTypes<'a, Frames, DirectMap> {
+        let view =
+            DomainView { id: domain.id, hypervisor_slots: &domain.l4_slots, may_map: &may_map, has_hardware: false };
+        PageTypes::new(self.frames, &DirectMap, view)
+    }
+
+    /// Does what the engine left to the caller: flushes translations.
+    pub fn settle(&self, types: &PageTypes<'_, Frames, DirectMap>, domain: &Domain) {
+        let effects = types.take_effects();
+        if effects.contains(Effects::FLUSH_TLB) {
+            paging::flush_all();
+        }
+        if effects.contains(Effects::DROP_LDT) {
+            crate::hypercall::mmuext::drop_ldt(domain);
+        }
+    }
+
+    /// As [`Host::settle`], for the code that drops LDTs itself.
+    pub fn settle_without_ldt(&self, types: &PageTypes<'_, Frames, DirectMap>) {
+        if types.take_effects().contains(Effects::FLUSH_TLB) {
+            paging::flush_all();
+        }
+    }
+
+    /// Takes a reference as a writable page on each frame that the hypervisor shares with a domain. Without it the guest could make such a frame a page
+    /// table, and what the hypervisor writes there, half of which the guest chooses, would be entries.
+    pub fn hold_shared(&self, domain: &Domain) -> Result<(), TypeError> {
+        let types = self.types(domain);
+        let [first, second] = domain.shared_frames();
+        let result = types.get_page_and_type(first, PageType::Writable).and_then(|()| {
+            types.get_page_and_type(second, PageType::Writable).inspect_err(|_| types.put_page_and_type(first))
+        });
+        self.settle(&types, domain);
+        result.map(|()| {
+            domain.set_holds_shared(true);
+        })
+    }
+
+    /// Drops what [`Host::hold_shared`] took, if it did.
+    pub fn release_shared(&self, domain: &Domain) {
+        if !domain.set_holds_shared(false) {
+            return;
+        }
+        let types = self.types(domain);
+        for mfn in domain.shared_frames() {
+            types.put_page_and_type(mfn);
+        }
+        self.settle(&types, domain);
+    }
+
+    /// A zeroed private frame or block, disposable at the next update; `None` without memory.
+    pub fn alloc_private(&self, order: Order) -> Option<Block> {
+        let block = self.frames.alloc(order)?;
+        DirectMap.zero(block.mfn().maddr(), order.len_bytes());
+        Some(block)
+    }
+
+    /// A domain.
+    pub fn domain(&self, id: DomId) -> Option<Arc<Domain>> {
+        self.domains.lock().get(&id).cloned()
+    }
+
+    /// Wakes whom an event concerns: the vCPU that the port notifies, and whoever polls.
+    pub fn wake_for(&self, event: Event) {
+        let Some(domain) = self.domain(event.domain) else { return };
+        if event.effect == Effect::Upcall
+            && let Some(vcpu) = domain.vcpu(event.vcpu)
+        {
+            self.wake(&vcpu);
+        }
+        if matches!(event.effect, Effect::Upcall | Effect::Pending) {
+            let vcpus = domain.vcpus.lock().clone();
+            for vcpu in vcpus {
+                if vcpu.state.lock().polling_until.is_some() {
+                    self.wake(&vcpu);
+                }
+            }
+        }
+    }
+
+    /// Ends a vCPU's wait.
+    pub fn wake(&self, vcpu: &Arc<Vcpu>) {
+        let now = crate::x86::tsc::now_ns();
+        let timer = {
+            let mut v = vcpu.state.lock();
+            if !v.blocked && v.polling_until.is_none() {
+                return;
+            }
+            v.blocked = false;
+            v.polling_until = None;
+            if !v.online {
+                return;
+            }
+            if v.runstate.state == crate::xen::hypercall::runstate::BLOCKED {
+                v.runstate.enter(crate::xen::hypercall::runstate::RUNNABLE, now);
+            }
+            v.next_timer()
+        };
+        let cpu = crate::x86::percpu::this_cpu();
+        let current = cpu.current();
+        let mut sched = self.sched.lock();
+        sched.set_timer(vcpu.key(), timer);
+        if current.as_ref().is_some_and(|c| c.key() == vcpu.key()) {
+            return;
+        }
+        sched.enqueue(vcpu.clone());
+        if current.is_none_or(|c| sched.someone_is_behind(&c)) {
+            cpu.reschedule.set(true);
+        }
+    }
+
+    /// Maps frames of descriptors into a vCPU's part of its domain's own area: table 0 is the GDT's (pages 0 to 13), table 1 the LDT's.
+    pub fn map_descriptor_frames(&self, domain: &Domain, vcpu: u32, table: u64, mfns: &[Option<Mfn>]) {
+        for (i, mfn) in mfns.iter().enumerate() {
+            let flags = paging::P | paging::RW | paging::NX | 3 << 5;
+            let entry = mfn.map_or(0, |m| m.maddr().get() | flags);
+            domain.perdomain.set_page(vcpu, table * 16 + i as u64, entry);
+        }
+        paging::flush_all();
+    }
+
+    /// Frames of RAM, all of them.
+    pub fn is_ram(&self, range: MfnRange) -> bool {
+        self.memmap.is_ram(range)
+    }
+}

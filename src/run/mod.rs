@@ -1,0 +1,26 @@
+//! Running guests: who runs, what they ask for, what is delivered to them.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`host`] | the one object that holds the machine's state |
+//! | [`entry`] | entries from guests and the way back |
+//! | [`bounce`] | exceptions, events and system calls put onto a guest's stack |
+//! | [`context`] | which vCPU's registers are in the CPU |
+//! | [`sched`] | which vCPU runs next, timers |
+//! | [`work`] | what is due between guests: timers, console, updates, teardown |
+//! | [`create`], [`teardown`] | a domain's beginning and end |
+//!
+//! Lock order, outermost first: domains, a domain's memory, a vCPU, event channels, scheduler, frames, log.
+
+pub mod bounce;
+pub mod console;
+pub mod context;
+pub mod create;
+pub mod domain;
+pub mod entry;
+pub mod guest_mem;
+pub mod host;
+pub mod sched;
+pub mod teardown;
+pub mod vcpu;
+pub mod work;

@@ -1,0 +1,678 @@
+//! Hypercall numbers, sub-operations and the constants they take (public/xen.h and the headers beside it).
+
+/// The first number that cannot name a domain: from here on they have meanings of their own, see
+/// [`crate::frame::DomId`].
+pub const DOMID_FIRST_RESERVED: u16 = crate::frame::DomId::FIRST_RESERVED;
+
+/// Bit 63 of a runstate's entry time: the area is being written.
+pub const RUNSTATE_UPDATE: u64 = 1 << 63;
+
+/// Hypercall numbers, in rax.
+pub mod nr {
+    /// `set_trap_table`.
+    pub const SET_TRAP_TABLE: u64 = 0;
+    /// `mmu_update`.
+    pub const MMU_UPDATE: u64 = 1;
+    /// `set_gdt`.
+    pub const SET_GDT: u64 = 2;
+    /// `stack_switch`.
+    pub const STACK_SWITCH: u64 = 3;
+    /// `set_callbacks`.
+    pub const SET_CALLBACKS: u64 = 4;
+    /// `fpu_taskswitch`.
+    pub const FPU_TASKSWITCH: u64 = 5;
+    /// `sched_op_compat`.
+    pub const SCHED_OP_COMPAT: u64 = 6;
+    /// `platform_op`.
+    pub const PLATFORM_OP: u64 = 7;
+    /// `set_debugreg`.
+    pub const SET_DEBUGREG: u64 = 8;
+    /// `get_debugreg`.
+    pub const GET_DEBUGREG: u64 = 9;
+    /// `update_descriptor`.
+    pub const UPDATE_DESCRIPTOR: u64 = 10;
+    /// `memory_op`.
+    pub const MEMORY_OP: u64 = 12;
+    /// `multicall`.
+    pub const MULTICALL: u64 = 13;
+    /// `update_va_mapping`.
+    pub const UPDATE_VA_MAPPING: u64 = 14;
+    /// `set_timer_op`.
+    pub const SET_TIMER_OP: u64 = 15;
+    /// `event_channel_op_compat`.
+    pub const EVENT_CHANNEL_OP_COMPAT: u64 = 16;
+    /// `xen_version`.
+    pub const XEN_VERSION: u64 = 17;
+    /// `console_io`.
+    pub const CONSOLE_IO: u64 = 18;
+    /// `physdev_op_compat`.
+    pub const PHYSDEV_OP_COMPAT: u64 = 19;
+    /// `grant_table_op`.
+    pub const GRANT_TABLE_OP: u64 = 20;
+    /// `vm_assist`.
+    pub const VM_ASSIST: u64 = 21;
+    /// `update_va_mapping_otherdomain`.
+    pub const UPDATE_VA_MAPPING_OTHERDOMAIN: u64 = 22;
+    /// `iret`.
+    pub const IRET: u64 = 23;
+    /// `vcpu_op`.
+    pub const VCPU_OP: u64 = 24;
+    /// `set_segment_base`.
+    pub const SET_SEGMENT_BASE: u64 = 25;
+    /// `mmuext_op`.
+    pub const MMUEXT_OP: u64 = 26;
+    /// `xsm_op`.
+    pub const XSM_OP: u64 = 27;
+    /// `nmi_op`.
+    pub const NMI_OP: u64 = 28;
+    /// `sched_op`.
+    pub const SCHED_OP: u64 = 29;
+    /// `callback_op`.
+    pub const CALLBACK_OP: u64 = 30;
+    /// `xenoprof_op`.
+    pub const XENOPROF_OP: u64 = 31;
+    /// `event_channel_op`.
+    pub const EVENT_CHANNEL_OP: u64 = 32;
+    /// `physdev_op`.
+    pub const PHYSDEV_OP: u64 = 33;
+    /// `hvm_op`.
+    pub const HVM_OP: u64 = 34;
+    /// `sysctl`.
+    pub const SYSCTL: u64 = 35;
+    /// `domctl`.
+    pub const DOMCTL: u64 = 36;
+    /// `kexec_op`.
+    pub const KEXEC_OP: u64 = 37;
+    /// `tmem_op`.
+    pub const TMEM_OP: u64 = 38;
+    /// `argo_op`.
+    pub const ARGO_OP: u64 = 39;
+    /// `xenpmu_op`.
+    pub const XENPMU_OP: u64 = 40;
+    /// `dm_op`.
+    pub const DM_OP: u64 = 41;
+    /// `hypfs_op`.
+    pub const HYPFS_OP: u64 = 42;
+    /// Hypercalls that a hypercall page of 4096 bytes has room for, 32 bytes each.
+    pub const SLOTS: u64 = 128;
+}
+
+/// Sub-operations of `xen_version`.
+pub mod xen_version {
+    /// `version`.
+    pub const VERSION: u64 = 0;
+    /// `extraversion`.
+    pub const EXTRAVERSION: u64 = 1;
+    /// `compile_info`.
+    pub const COMPILE_INFO: u64 = 2;
+    /// `capabilities`.
+    pub const CAPABILITIES: u64 = 3;
+    /// `changeset`.
+    pub const CHANGESET: u64 = 4;
+    /// `platform_parameters`.
+    pub const PLATFORM_PARAMETERS: u64 = 5;
+    /// `get_features`.
+    pub const GET_FEATURES: u64 = 6;
+    /// `pagesize`.
+    pub const PAGESIZE: u64 = 7;
+    /// `guest_handle`.
+    pub const GUEST_HANDLE: u64 = 8;
+    /// `commandline`.
+    pub const COMMANDLINE: u64 = 9;
+    /// `build_id`.
+    pub const BUILD_ID: u64 = 10;
+}
+
+/// Bits of `xen_version` get_features, submap 0 (public/features.h).
+pub mod feature {
+    /// `writable_page_tables`.
+    pub const WRITABLE_PAGE_TABLES: u32 = 0;
+    /// `writable_descriptor_tables`.
+    pub const WRITABLE_DESCRIPTOR_TABLES: u32 = 1;
+    /// `auto_translated_physmap`.
+    pub const AUTO_TRANSLATED_PHYSMAP: u32 = 2;
+    /// `supervisor_mode_kernel`.
+    pub const SUPERVISOR_MODE_KERNEL: u32 = 3;
+    /// `pae_pgdir_above_4gb`.
+    pub const PAE_PGDIR_ABOVE_4GB: u32 = 4;
+    /// `mmu_pt_update_preserve_ad`.
+    pub const MMU_PT_UPDATE_PRESERVE_AD: u32 = 5;
+    /// `highmem_assist`.
+    pub const HIGHMEM_ASSIST: u32 = 6;
+    /// `gnttab_map_avail_bits`.
+    pub const GNTTAB_MAP_AVAIL_BITS: u32 = 7;
+    /// `hvm_callback_vector`.
+    pub const HVM_CALLBACK_VECTOR: u32 = 8;
+    /// `hvm_safe_pvclock`.
+    pub const HVM_SAFE_PVCLOCK: u32 = 9;
+    /// `hvm_pirqs`.
+    pub const HVM_PIRQS: u32 = 10;
+    /// `dom0`.
+    pub const DOM0: u32 = 11;
+    /// `grant_map_identity`.
+    pub const GRANT_MAP_IDENTITY: u32 = 12;
+    /// `memory_op_vnode_supported`.
+    pub const MEMORY_OP_VNODE_SUPPORTED: u32 = 13;
+    /// `arm_smccc_supported`.
+    pub const ARM_SMCCC_SUPPORTED: u32 = 14;
+    /// `linux_rsdp_unrestricted`.
+    pub const LINUX_RSDP_UNRESTRICTED: u32 = 15;
+    /// `not_direct_mapped`.
+    pub const NOT_DIRECT_MAPPED: u32 = 16;
+    /// `direct_mapped`.
+    pub const DIRECT_MAPPED: u32 = 17;
+    /// `runstate_phys_area`.
+    pub const RUNSTATE_PHYS_AREA: u32 = 18;
+    /// `vcpu_time_phys_area`.
+    pub const VCPU_TIME_PHYS_AREA: u32 = 19;
+}
+
+/// Sub-operations of `sched_op`.
+pub mod sched_op {
+    /// `yield`.
+    pub const YIELD: u64 = 0;
+    /// `block`.
+    pub const BLOCK: u64 = 1;
+    /// `shutdown`.
+    pub const SHUTDOWN: u64 = 2;
+    /// `poll`.
+    pub const POLL: u64 = 3;
+    /// `remote_shutdown`.
+    pub const REMOTE_SHUTDOWN: u64 = 4;
+    /// `shutdown_code`.
+    pub const SHUTDOWN_CODE: u64 = 5;
+    /// `watchdog`.
+    pub const WATCHDOG: u64 = 6;
+    /// `pin_override`.
+    pub const PIN_OVERRIDE: u64 = 7;
+}
+
+/// Reasons of `sched_op` shutdown.
+pub mod shutdown {
+    /// `poweroff`.
+    pub const POWEROFF: u32 = 0;
+    /// `reboot`.
+    pub const REBOOT: u32 = 1;
+    /// `suspend`.
+    pub const SUSPEND: u32 = 2;
+    /// `crash`.
+    pub const CRASH: u32 = 3;
+    /// `watchdog`.
+    pub const WATCHDOG: u32 = 4;
+    /// `soft_reset`.
+    pub const SOFT_RESET: u32 = 5;
+}
+
+/// Sub-operations of `vcpu_op`.
+pub mod vcpu_op {
+    /// `initialise`.
+    pub const INITIALISE: u64 = 0;
+    /// `up`.
+    pub const UP: u64 = 1;
+    /// `down`.
+    pub const DOWN: u64 = 2;
+    /// `is_up`.
+    pub const IS_UP: u64 = 3;
+    /// `get_runstate_info`.
+    pub const GET_RUNSTATE_INFO: u64 = 4;
+    /// `register_runstate_memory_area`.
+    pub const REGISTER_RUNSTATE_MEMORY_AREA: u64 = 5;
+    /// `set_periodic_timer`.
+    pub const SET_PERIODIC_TIMER: u64 = 6;
+    /// `stop_periodic_timer`.
+    pub const STOP_PERIODIC_TIMER: u64 = 7;
+    /// `set_singleshot_timer`.
+    pub const SET_SINGLESHOT_TIMER: u64 = 8;
+    /// `stop_singleshot_timer`.
+    pub const STOP_SINGLESHOT_TIMER: u64 = 9;
+    /// `register_vcpu_info`.
+    pub const REGISTER_VCPU_INFO: u64 = 10;
+    /// `send_nmi`.
+    pub const SEND_NMI: u64 = 11;
+    /// `get_physid`.
+    pub const GET_PHYSID: u64 = 12;
+    /// `register_vcpu_time_memory_area`.
+    pub const REGISTER_VCPU_TIME_MEMORY_AREA: u64 = 13;
+    /// `register_runstate_phys_area`.
+    pub const REGISTER_RUNSTATE_PHYS_AREA: u64 = 14;
+    /// `register_vcpu_time_phys_area`.
+    pub const REGISTER_VCPU_TIME_PHYS_AREA: u64 = 15;
+    /// Flag of set_singleshot_timer: refuse a time in the past with -ETIME.
+    pub const SSHOTTMR_FUTURE: u64 = 1 << 0;
+}
+
+/// States of a vCPU in its runstate area.
+pub mod runstate {
+    /// On a CPU.
+    pub const RUNNING: u32 = 0;
+    /// Waiting for a CPU.
+    pub const RUNNABLE: u32 = 1;
+    /// Waiting for an event.
+    pub const BLOCKED: u32 = 2;
+    /// Down or paused.
+    pub const OFFLINE: u32 = 3;
+}
+
+/// Sub-operations of `event_channel_op`.
+pub mod evtchn_op {
+    /// `bind_interdomain`.
+    pub const BIND_INTERDOMAIN: u64 = 0;
+    /// `bind_virq`.
+    pub const BIND_VIRQ: u64 = 1;
+    /// `bind_pirq`.
+    pub const BIND_PIRQ: u64 = 2;
+    /// `close`.
+    pub const CLOSE: u64 = 3;
+    /// `send`.
+    pub const SEND: u64 = 4;
+    /// `status`.
+    pub const STATUS: u64 = 5;
+    /// `alloc_unbound`.
+    pub const ALLOC_UNBOUND: u64 = 6;
+    /// `bind_ipi`.
+    pub const BIND_IPI: u64 = 7;
+    /// `bind_vcpu`.
+    pub const BIND_VCPU: u64 = 8;
+    /// `unmask`.
+    pub const UNMASK: u64 = 9;
+    /// `reset`.
+    pub const RESET: u64 = 10;
+    /// `init_control`.
+    pub const INIT_CONTROL: u64 = 11;
+    /// `expand_array`.
+    pub const EXPAND_ARRAY: u64 = 12;
+    /// `set_priority`.
+    pub const SET_PRIORITY: u64 = 13;
+}
+
+/// What `event_channel_op` status says of a port.
+pub mod evtchn_status {
+    /// Not in use.
+    pub const CLOSED: u32 = 0;
+    /// Waiting for the other end.
+    pub const UNBOUND: u32 = 1;
+    /// Bound to a port of a domain.
+    pub const INTERDOMAIN: u32 = 2;
+    /// Bound to an interrupt of the machine.
+    pub const PIRQ: u32 = 3;
+    /// Bound to a virtual interrupt.
+    pub const VIRQ: u32 = 4;
+    /// For the vCPUs of the domain itself.
+    pub const IPI: u32 = 5;
+}
+
+/// Virtual interrupts (public/xen.h).
+pub mod virq {
+    /// Per vCPU: a time asked for has come.
+    pub const TIMER: u32 = 0;
+    /// Per vCPU: the guest is asked to print its state.
+    pub const DEBUG: u32 = 1;
+    /// Global: input on the hypervisor's console.
+    pub const CONSOLE: u32 = 2;
+    /// Global: something happened to a domain.
+    pub const DOM_EXC: u32 = 3;
+    /// Global: trace records.
+    pub const TBUF: u32 = 4;
+    /// Global: a domain stopped for its debugger.
+    pub const DEBUGGER: u32 = 6;
+    /// Per vCPU: profile samples.
+    pub const XENOPROF: u32 = 7;
+    /// Global: output on the hypervisor's console.
+    pub const CON_RING: u32 = 8;
+    /// Global: a CPU came or went.
+    pub const PCPU_STATE: u32 = 9;
+    /// Global: a memory event.
+    pub const MEM_EVENT: u32 = 10;
+    /// Global: an Argo message.
+    pub const ARGO: u32 = 11;
+    /// Global: little memory left.
+    pub const ENOMEM: u32 = 12;
+    /// Per vCPU: performance counters.
+    pub const XENPMU: u32 = 13;
+    /// First of eight that belong to the architecture; global on x86.
+    pub const ARCH_0: u32 = 16;
+    /// Numbers from here on are no VIRQs.
+    pub const COUNT: u32 = 24;
+}
+
+/// Sub-operations of `memory_op`, in the low six bits; the rest is where a preempted call goes on.
+pub mod memory_op {
+    /// `increase_reservation`.
+    pub const INCREASE_RESERVATION: u64 = 0;
+    /// `decrease_reservation`.
+    pub const DECREASE_RESERVATION: u64 = 1;
+    /// `maximum_ram_page`.
+    pub const MAXIMUM_RAM_PAGE: u64 = 2;
+    /// `current_reservation`.
+    pub const CURRENT_RESERVATION: u64 = 3;
+    /// `maximum_reservation`.
+    pub const MAXIMUM_RESERVATION: u64 = 4;
+    /// `machphys_mfn_list`.
+    pub const MACHPHYS_MFN_LIST: u64 = 5;
+    /// `populate_physmap`.
+    pub const POPULATE_PHYSMAP: u64 = 6;
+    /// `add_to_physmap`.
+    pub const ADD_TO_PHYSMAP: u64 = 7;
+    /// `memory_map`.
+    pub const MEMORY_MAP: u64 = 9;
+    /// `machine_memory_map`.
+    pub const MACHINE_MEMORY_MAP: u64 = 10;
+    /// `exchange`.
+    pub const EXCHANGE: u64 = 11;
+    /// `machphys_mapping`.
+    pub const MACHPHYS_MAPPING: u64 = 12;
+    /// `set_memory_map`.
+    pub const SET_MEMORY_MAP: u64 = 13;
+    /// `maximum_gpfn`.
+    pub const MAXIMUM_GPFN: u64 = 14;
+    /// `remove_from_physmap`.
+    pub const REMOVE_FROM_PHYSMAP: u64 = 15;
+    /// `add_to_physmap_batch`.
+    pub const ADD_TO_PHYSMAP_BATCH: u64 = 23;
+    /// `claim_pages`.
+    pub const CLAIM_PAGES: u64 = 24;
+    /// `machphys_compat_mfn_list`.
+    pub const MACHPHYS_COMPAT_MFN_LIST: u64 = 25;
+    /// `get_vnumainfo`.
+    pub const GET_VNUMAINFO: u64 = 26;
+    /// `reserved_device_memory_map`.
+    pub const RESERVED_DEVICE_MEMORY_MAP: u64 = 27;
+    /// `acquire_resource`.
+    pub const ACQUIRE_RESOURCE: u64 = 28;
+    /// The bits that hold the sub-operation.
+    pub const CMD_MASK: u64 = 0x3f;
+}
+
+/// Commands of `mmuext_op`.
+pub mod mmuext {
+    /// `pin_l1_table`.
+    pub const PIN_L1_TABLE: u32 = 0;
+    /// `pin_l2_table`.
+    pub const PIN_L2_TABLE: u32 = 1;
+    /// `pin_l3_table`.
+    pub const PIN_L3_TABLE: u32 = 2;
+    /// `pin_l4_table`.
+    pub const PIN_L4_TABLE: u32 = 3;
+    /// `unpin_table`.
+    pub const UNPIN_TABLE: u32 = 4;
+    /// `new_baseptr`.
+    pub const NEW_BASEPTR: u32 = 5;
+    /// `tlb_flush_local`.
+    pub const TLB_FLUSH_LOCAL: u32 = 6;
+    /// `invlpg_local`.
+    pub const INVLPG_LOCAL: u32 = 7;
+    /// `tlb_flush_multi`.
+    pub const TLB_FLUSH_MULTI: u32 = 8;
+    /// `invlpg_multi`.
+    pub const INVLPG_MULTI: u32 = 9;
+    /// `tlb_flush_all`.
+    pub const TLB_FLUSH_ALL: u32 = 10;
+    /// `invlpg_all`.
+    pub const INVLPG_ALL: u32 = 11;
+    /// `flush_cache`.
+    pub const FLUSH_CACHE: u32 = 12;
+    /// `set_ldt`.
+    pub const SET_LDT: u32 = 13;
+    /// `new_user_baseptr`.
+    pub const NEW_USER_BASEPTR: u32 = 15;
+    /// `clear_page`.
+    pub const CLEAR_PAGE: u32 = 16;
+    /// `copy_page`.
+    pub const COPY_PAGE: u32 = 17;
+    /// `flush_cache_global`.
+    pub const FLUSH_CACHE_GLOBAL: u32 = 18;
+    /// `mark_super`.
+    pub const MARK_SUPER: u32 = 19;
+    /// `unmark_super`.
+    pub const UNMARK_SUPER: u32 = 20;
+}
+
+/// Commands in bits 1:0 of an `mmu_update`'s pointer, and the flag in its count.
+pub mod mmu_update {
+    /// Write a page-table entry.
+    pub const NORMAL: u64 = 0;
+    /// Write an M2P entry.
+    pub const MACHPHYS: u64 = 1;
+    /// Write a page-table entry, keeping accessed and dirty.
+    pub const PRESERVE_AD: u64 = 2;
+    /// Write a page-table entry that holds a machine frame.
+    pub const NO_TRANSLATE: u64 = 3;
+    /// The bits that hold the command.
+    pub const CMD_MASK: u64 = 3;
+    /// In the count: this is the rest of a preempted call.
+    pub const PREEMPTED: u64 = 1 << 31;
+}
+
+/// Flags of `update_va_mapping`: what to flush, and in bits above 2 a pointer to a mask of vCPUs.
+pub mod uvmf {
+    /// Flush nothing.
+    pub const NONE: u64 = 0;
+    /// Flush the whole TLB.
+    pub const TLB_FLUSH: u64 = 1;
+    /// Flush the one entry.
+    pub const INVLPG: u64 = 2;
+    /// The bits that say what.
+    pub const FLUSHTYPE_MASK: u64 = 3;
+    /// On all vCPUs.
+    pub const ALL: u64 = 1 << 2;
+}
+
+/// Sub-operations, types and flags of `callback_op`.
+pub mod callback {
+    /// Sub-operation: set an entry.
+    pub const REGISTER: u64 = 0;
+    /// Sub-operation: forget an entry.
+    pub const UNREGISTER: u64 = 1;
+    /// Event upcall.
+    pub const TYPE_EVENT: u64 = 0;
+    /// A return to the guest failed.
+    pub const TYPE_FAILSAFE: u64 = 1;
+    /// `syscall` from user mode.
+    pub const TYPE_SYSCALL: u64 = 2;
+    /// `sysenter` of 32-bit guests before 3.2.
+    pub const TYPE_SYSENTER_DEPRECATED: u64 = 3;
+    /// NMI.
+    pub const TYPE_NMI: u64 = 4;
+    /// `sysenter` from user mode.
+    pub const TYPE_SYSENTER: u64 = 5;
+    /// `syscall` from 32-bit user mode.
+    pub const TYPE_SYSCALL32: u64 = 7;
+    /// Mask upcalls on entry.
+    pub const FLAG_MASK_EVENTS: u64 = 1;
+}
+
+/// What `set_segment_base` sets.
+pub mod segment_base {
+    /// The FS base.
+    pub const FS: u64 = 0;
+    /// The GS base of user mode.
+    pub const GS_USER: u64 = 1;
+    /// The GS base of kernel mode.
+    pub const GS_KERNEL: u64 = 2;
+    /// The GS selector of user mode.
+    pub const GS_USER_SEL: u64 = 3;
+}
+
+/// Sub-operations of `physdev_op`.
+pub mod physdev_op {
+    /// `irq_status_query`.
+    pub const IRQ_STATUS_QUERY: u64 = 5;
+    /// `set_iopl`.
+    pub const SET_IOPL: u64 = 6;
+    /// `set_iobitmap`.
+    pub const SET_IOBITMAP: u64 = 7;
+    /// `apic_read`.
+    pub const APIC_READ: u64 = 8;
+    /// `apic_write`.
+    pub const APIC_WRITE: u64 = 9;
+    /// `eoi`.
+    pub const EOI: u64 = 12;
+    /// `map_pirq`.
+    pub const MAP_PIRQ: u64 = 13;
+    /// `unmap_pirq`.
+    pub const UNMAP_PIRQ: u64 = 14;
+    /// `pirq_eoi_gmfn_v1`.
+    pub const PIRQ_EOI_GMFN_V1: u64 = 17;
+    /// `get_free_pirq`.
+    pub const GET_FREE_PIRQ: u64 = 23;
+    /// `pirq_eoi_gmfn_v2`.
+    pub const PIRQ_EOI_GMFN_V2: u64 = 28;
+}
+
+/// Sub-operations of `vm_assist`, and the numbers of the bits they set.
+pub mod vm_assist {
+    /// Sub-operation: set a bit.
+    pub const ENABLE: u64 = 0;
+    /// Sub-operation: clear a bit.
+    pub const DISABLE: u64 = 1;
+    /// Of 32-bit guests.
+    pub const TYPE_4GB_SEGMENTS: u64 = 0;
+    /// Of 32-bit guests.
+    pub const TYPE_4GB_SEGMENTS_NOTIFY: u64 = 1;
+    /// Writes to L1 entries are emulated.
+    pub const TYPE_WRITABLE_PAGETABLES: u64 = 2;
+    /// Of 32-bit guests.
+    pub const TYPE_PAE_EXTENDED_CR3: u64 = 3;
+    /// The frames pushed for the guest hold its IOPL.
+    pub const TYPE_ARCHITECTURAL_IOPL: u64 = 4;
+    /// Bit 63 of the runstate's entry time tells of an update under way.
+    pub const TYPE_RUNSTATE_UPDATE_FLAG: u64 = 5;
+    /// User mode does not see the M2P.
+    pub const TYPE_M2P_STRICT: u64 = 32;
+}
+
+/// Sub-operations of `console_io`.
+pub mod console_io {
+    /// Write to the hypervisor's console.
+    pub const WRITE: u64 = 0;
+    /// Read from it.
+    pub const READ: u64 = 1;
+}
+
+/// Sub-operations, types and ranges of `kexec_op` (public/kexec.h, with the numbers of the live-update series).
+pub mod kexec {
+    /// Sub-operation: jump into the image.
+    pub const EXEC: u64 = 0;
+    /// Sub-operation, removed.
+    pub const LOAD_V1: u64 = 1;
+    /// Sub-operation, removed.
+    pub const UNLOAD_V1: u64 = 2;
+    /// Sub-operation: say where something lies.
+    pub const GET_RANGE: u64 = 3;
+    /// Sub-operation: load an image.
+    pub const LOAD: u64 = 4;
+    /// Sub-operation: forget it.
+    pub const UNLOAD: u64 = 5;
+    /// Sub-operation: 1 if one is loaded.
+    pub const STATUS: u64 = 6;
+    /// An image to boot on request.
+    pub const TYPE_DEFAULT: u64 = 0;
+    /// An image to boot after a crash.
+    pub const TYPE_CRASH: u64 = 1;
+    /// An image to hand the guests over to.
+    pub const TYPE_LIVE_UPDATE: u64 = 2;
+    /// The crash area.
+    pub const RANGE_MA_CRASH: u64 = 0;
+    /// The hypervisor itself.
+    pub const RANGE_MA_XEN: u64 = 1;
+    /// The crash note of a CPU.
+    pub const RANGE_MA_CPU: u64 = 2;
+    /// The hypervisor's heap.
+    pub const RANGE_MA_XENHEAP: u64 = 3;
+    /// Boot parameters.
+    pub const RANGE_MA_BOOT_PARAM: u64 = 4;
+    /// The EFI memory map.
+    pub const RANGE_MA_EFI_MEMMAP: u64 = 5;
+    /// The vmcoreinfo.
+    pub const RANGE_MA_VMCOREINFO: u64 = 6;
+    /// The live-update region.
+    pub const RANGE_MA_LIVEUPDATE: u64 = 7;
+    /// An image has fewer segments than this.
+    pub const SEGMENT_MAX: u64 = 16;
+}
+
+/// Sub-operations of `grant_table_op`.
+pub mod grant_table_op {
+    /// `map_grant_ref`.
+    pub const MAP_GRANT_REF: u64 = 0;
+    /// `unmap_grant_ref`.
+    pub const UNMAP_GRANT_REF: u64 = 1;
+    /// `setup_table`.
+    pub const SETUP_TABLE: u64 = 2;
+    /// `dump_table`.
+    pub const DUMP_TABLE: u64 = 3;
+    /// `transfer`.
+    pub const TRANSFER: u64 = 4;
+    /// `copy`.
+    pub const COPY: u64 = 5;
+    /// `query_size`.
+    pub const QUERY_SIZE: u64 = 6;
+    /// `unmap_and_replace`.
+    pub const UNMAP_AND_REPLACE: u64 = 7;
+    /// `set_version`.
+    pub const SET_VERSION: u64 = 8;
+    /// `get_status_frames`.
+    pub const GET_STATUS_FRAMES: u64 = 9;
+    /// `get_version`.
+    pub const GET_VERSION: u64 = 10;
+    /// `swap_grant_ref`.
+    pub const SWAP_GRANT_REF: u64 = 11;
+    /// `cache_flush`.
+    pub const CACHE_FLUSH: u64 = 12;
+}
+
+/// Flags in start_info.
+pub mod sif {
+    /// The domain may manage others.
+    pub const PRIVILEGED: u32 = 1 << 0;
+    /// It is the first domain.
+    pub const INITDOMAIN: u32 = 1 << 1;
+    /// The ramdisk is a list of modules.
+    pub const MULTIBOOT_MOD: u32 = 1 << 2;
+    /// The ramdisk is named by its pfn and not mapped.
+    pub const MOD_START_PFN: u32 = 1 << 3;
+    /// Whoever saves the domain reads the p2m as one linear list.
+    pub const VIRT_P2M_4TOOLS: u32 = 1 << 4;
+}
+
+/// Flags in vcpu_guest_context, and in the frame of the iret hypercall.
+pub mod vgcf {
+    /// The FPU context is valid.
+    pub const I387_VALID: u64 = 1 << 0;
+    /// The vCPU is in kernel mode.
+    pub const IN_KERNEL: u64 = 1 << 2;
+    /// The failsafe callback masks upcalls.
+    pub const FAILSAFE_DISABLES_EVENTS: u64 = 1 << 3;
+    /// The syscall callback masks upcalls.
+    pub const SYSCALL_DISABLES_EVENTS: u64 = 1 << 4;
+    /// The vCPU is up.
+    pub const ONLINE: u64 = 1 << 5;
+    /// In an iret frame: rcx and r11 need not be restored.
+    pub const IN_SYSCALL: u64 = 1 << 8;
+}
+
+/// Numbers of the 64-bit PV machine (public/arch-x86/xen-x86_64.h).
+pub mod pv {
+    /// Code selector of kernel and user mode.
+    pub const FLAT_KERNEL_CS: u64 = 0xe033;
+    /// Stack selector of both.
+    pub const FLAT_KERNEL_SS: u64 = 0xe02b;
+    /// 32-bit code selector of user mode.
+    pub const FLAT_USER_CS32: u64 = 0xe023;
+    /// GDT entries from here on are the hypervisor's (14 pages belong to the guest).
+    pub const FIRST_RESERVED_GDT_ENTRY: u64 = 7168;
+    /// First virtual address that is the hypervisor's.
+    pub const HYPERVISOR_VIRT_START: u64 = 0xffff_8000_0000_0000;
+    /// First behind them.
+    pub const HYPERVISOR_VIRT_END: u64 = 0xffff_8800_0000_0000;
+    /// vCPUs that have a vcpu_info in the shared_info page.
+    pub const LEGACY_MAX_VCPUS: u64 = 32;
+}
+
+const _: () = {
+    assert!(nr::SLOTS * 32 == crate::frame::PAGE_SIZE);
+    assert!(pv::FIRST_RESERVED_GDT_ENTRY * 8 == 14 * crate::frame::PAGE_SIZE);
+    // L4 slots 256 to 271.
+    assert!((pv::HYPERVISOR_VIRT_START >> 39) & 511 == 256 && (pv::HYPERVISOR_VIRT_END >> 39) & 511 == 272);
+    assert!(crate::frame::DomId::SELF.get() == DOMID_FIRST_RESERVED);
+};

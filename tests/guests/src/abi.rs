@@ -1,0 +1,415 @@
+//! Numbers and layouts of Xen's 64-bit PV interface, as a guest sees them.
+//!
+//! Sources: Xen's public headers (MIT): `xen.h`, `arch-x86/xen.h`, `arch-x86/xen-x86_64.h`, `event_channel.h`, `sched.h`,
+//! `vcpu.h`, `callback.h`, `memory.h`, `errno.h`, `io/console.h`. The sizes and offsets are asserted beside each layout.
+
+use core::fmt;
+use core::mem::{offset_of, size_of};
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
+
+/// Where pfn 0 is mapped at start; the same value as in guest.ld and in the VIRT_BASE note.
+pub const VIRT_BASE: u64 = 0xffff_ffff_8000_0000;
+/// The machine-to-physical table: one `u64` pfn for each mfn.
+pub const M2P: u64 = 0xffff_8000_0000_0000;
+/// The first slot above the hypervisor's own L4 slots; free for the guest.
+pub const FIRST_GUEST_HIGH_SLOT: usize = 272;
+/// L4 slots that belong to the hypervisor.
+pub const HYPERVISOR_SLOTS: core::ops::Range<usize> = 256..272;
+/// Bytes in a page.
+pub const PAGE_SIZE: u64 = 4096;
+/// An mfn or pfn that names nothing.
+pub const INVALID_FRAME: u64 = u64::MAX;
+
+/// Hypercall numbers.
+pub mod hypercall {
+    #![allow(missing_docs, reason = "the names are the headers' names")]
+    pub const SET_TRAP_TABLE: u64 = 0;
+    pub const MMU_UPDATE: u64 = 1;
+    pub const SET_GDT: u64 = 2;
+    pub const STACK_SWITCH: u64 = 3;
+    pub const SET_CALLBACKS: u64 = 4;
+    pub const UPDATE_DESCRIPTOR: u64 = 10;
+    pub const MEMORY_OP: u64 = 12;
+    pub const MULTICALL: u64 = 13;
+    pub const UPDATE_VA_MAPPING: u64 = 14;
+    pub const SET_TIMER_OP: u64 = 15;
+    pub const XEN_VERSION: u64 = 17;
+    pub const CONSOLE_IO: u64 = 18;
+    pub const IRET: u64 = 23;
+    pub const VCPU_OP: u64 = 24;
+    pub const SET_SEGMENT_BASE: u64 = 25;
+    pub const MMUEXT_OP: u64 = 26;
+    pub const SCHED_OP: u64 = 29;
+    pub const CALLBACK_OP: u64 = 30;
+    pub const EVENT_CHANNEL_OP: u64 = 32;
+    pub const KEXEC_OP: u64 = 37;
+    /// Not a hypercall: inside the hypercall page, but nothing has this number.
+    pub const NONE: u64 = 63;
+}
+
+/// Sub-operation numbers and flags.
+pub mod op {
+    #![allow(missing_docs, reason = "the names are the headers' names")]
+    pub const SCHED_YIELD: u64 = 0;
+    pub const SCHED_BLOCK: u64 = 1;
+    pub const SCHED_SHUTDOWN: u64 = 2;
+
+    pub const VCPU_REGISTER_RUNSTATE: u64 = 5;
+    pub const VCPU_STOP_PERIODIC: u64 = 7;
+    pub const VCPU_SET_SINGLESHOT: u64 = 8;
+    pub const VCPU_REGISTER_INFO: u64 = 10;
+    pub const SINGLESHOT_FUTURE: u32 = 1;
+    pub const RUNSTATE_RUNNING: u32 = 0;
+
+    pub const EVTCHN_BIND_INTERDOMAIN: u64 = 0;
+    pub const EVTCHN_BIND_VIRQ: u64 = 1;
+    pub const EVTCHN_CLOSE: u64 = 3;
+    pub const EVTCHN_SEND: u64 = 4;
+    pub const EVTCHN_STATUS: u64 = 5;
+    pub const EVTCHN_ALLOC_UNBOUND: u64 = 6;
+    pub const EVTCHN_UNMASK: u64 = 9;
+    pub const EVTCHN_STATUS_INTERDOMAIN: u32 = 2;
+    pub const VIRQ_TIMER: u32 = 0;
+
+    pub const XENMEM_DECREASE_RESERVATION: u64 = 1;
+    pub const XENMEM_MAXIMUM_RAM_PAGE: u64 = 2;
+    pub const XENMEM_CURRENT_RESERVATION: u64 = 3;
+    pub const XENMEM_POPULATE_PHYSMAP: u64 = 6;
+    pub const XENMEM_EXCHANGE: u64 = 11;
+
+    pub const MMUEXT_PIN_L1: u32 = 0;
+    pub const MMUEXT_PIN_L2: u32 = 1;
+    pub const MMUEXT_PIN_L4: u32 = 3;
+    pub const MMUEXT_UNPIN: u32 = 4;
+    pub const MMUEXT_NEW_BASEPTR: u32 = 5;
+    pub const MMUEXT_TLB_FLUSH_LOCAL: u32 = 6;
+    pub const MMUEXT_NEW_USER_BASEPTR: u32 = 15;
+    pub const MMUEXT_CLEAR_PAGE: u32 = 16;
+    pub const UVMF_INVLPG: u64 = 2;
+
+    pub const CALLBACKOP_REGISTER: u64 = 0;
+    pub const CALLBACK_EVENT: u16 = 0;
+    pub const CALLBACK_FAILSAFE: u16 = 1;
+    pub const CALLBACK_SYSCALL: u16 = 2;
+    pub const CALLBACK_MASK_EVENTS: u16 = 1;
+
+    pub const CONSOLEIO_WRITE: u64 = 0;
+    pub const SEGBASE_FS: u64 = 0;
+    pub const SEGBASE_GS_KERNEL: u64 = 2;
+    pub const XEN_VERSION_VERSION: u64 = 0;
+
+    pub const DOMID_SELF: u16 = 0x7ff0;
+    /// A domain number that no domain can have: above the last, and not one of the reserved ones.
+    pub const DOMID_NOBODY: u16 = 0x7fee;
+    pub const SIF_PRIVILEGED: u32 = 1;
+
+    /// iret: rcx and r11 need not be restored.
+    pub const VGCF_IN_SYSCALL: u64 = 0x100;
+    /// trap_info: mask events on entry.
+    pub const TI_MASK_EVENTS: u8 = 4;
+    /// Code selector of guest kernel and guest user mode.
+    pub const CS64: u16 = 0xe033;
+    /// Stack selector of guest kernel and guest user mode.
+    pub const SS: u16 = 0xe02b;
+    pub const RFLAGS_IF: u64 = 0x200;
+}
+
+/// Why a domain shuts itself down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Shutdown {
+    /// It is done.
+    Poweroff = 0,
+    /// It wants to start again.
+    Reboot = 1,
+    /// It cannot go on.
+    Crash = 3,
+}
+
+/// A refusal, as the hypervisor returns it (positive number).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Errno(pub u16);
+
+impl Errno {
+    #![allow(missing_docs, reason = "the names are the headers' names")]
+    pub const EPERM: Errno = Errno(1);
+    pub const ESRCH: Errno = Errno(3);
+    pub const EBUSY: Errno = Errno(16);
+    pub const EINVAL: Errno = Errno(22);
+    pub const ENOSYS: Errno = Errno(38);
+    pub const ETIME: Errno = Errno(62);
+
+    /// Takes a hypercall's return value apart: from -4095 to -1 it is a refusal.
+    pub fn check(value: i64) -> Result<u64, Errno> {
+        match value {
+            -4095..=-1 => Err(Errno(value.unsigned_abs() as u16)),
+            _ => Ok(value as u64),
+        }
+    }
+}
+
+impl fmt::Display for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self.0 {
+            1 => "EPERM",
+            2 => "ENOENT",
+            3 => "ESRCH",
+            11 => "EAGAIN",
+            12 => "ENOMEM",
+            13 => "EACCES",
+            14 => "EFAULT",
+            16 => "EBUSY",
+            17 => "EEXIST",
+            22 => "EINVAL",
+            28 => "ENOSPC",
+            38 => "ENOSYS",
+            62 => "ETIME",
+            95 => "EOPNOTSUPP",
+            n => return write!(f, "-{n}"),
+        };
+        write!(f, "-{name}")
+    }
+}
+
+/// What the domain builder hands over in rsi.
+#[repr(C)]
+pub struct StartInfo {
+    /// `xen-<major>.<minor>-x86_64`.
+    pub magic: [u8; 32],
+    /// Pages of the domain.
+    pub nr_pages: u64,
+    /// Machine address of the shared info page.
+    pub shared_info: u64,
+    /// SIF flags.
+    pub flags: u32,
+    /// Xenstore ring frame.
+    pub store_mfn: u64,
+    /// Xenstore event channel.
+    pub store_evtchn: u32,
+    /// Console ring frame.
+    pub console_mfn: u64,
+    /// Console event channel; 0 = none.
+    pub console_evtchn: u32,
+    /// Virtual address of the L4.
+    pub pt_base: u64,
+    /// Page-table pages.
+    pub nr_pt_frames: u64,
+    /// Virtual address of the p2m list.
+    pub mfn_list: u64,
+    /// Virtual address of the ramdisk.
+    pub mod_start: u64,
+    /// Its bytes.
+    pub mod_len: u64,
+    /// Command line, ended by a zero byte.
+    pub cmd_line: [u8; 1024],
+    /// First pfn of a p2m list placed by INIT_P2M.
+    pub first_p2m_pfn: u64,
+    /// And how many.
+    pub nr_p2m_frames: u64,
+}
+
+const _: () = assert!(size_of::<StartInfo>() == 1168);
+const _: () = assert!(offset_of!(StartInfo, console_mfn) == 72);
+const _: () = assert!(offset_of!(StartInfo, pt_base) == 88);
+const _: () = assert!(offset_of!(StartInfo, cmd_line) == 128);
+const _: () = assert!(offset_of!(StartInfo, first_p2m_pfn) == 1152);
+
+/// A vCPU's clock, written by the hypervisor under a version.
+#[repr(C)]
+pub struct VcpuTimeInfo {
+    /// Odd while being written.
+    pub version: AtomicU32,
+    pad0: u32,
+    /// TSC at the last update.
+    pub tsc_timestamp: AtomicU64,
+    /// System time then, ns.
+    pub system_time: AtomicU64,
+    /// 32.32 multiplier of the shifted TSC difference.
+    pub tsc_to_system_mul: AtomicU32,
+    /// Shift of the TSC difference, signed.
+    pub tsc_shift: AtomicU8,
+    /// Bit 0: TSC stable.
+    pub flags: AtomicU8,
+    pad1: [u8; 2],
+}
+
+/// A vCPU's event state and clock.
+#[repr(C)]
+pub struct VcpuInfo {
+    /// Something is to be delivered.
+    pub upcall_pending: AtomicU8,
+    /// Not now.
+    pub upcall_mask: AtomicU8,
+    pad: [u8; 6],
+    /// Which words of the pending bitmap to look at.
+    pub pending_sel: AtomicU64,
+    /// Fault address of the last page fault.
+    pub cr2: AtomicU64,
+    pad2: u64,
+    /// The clock.
+    pub time: VcpuTimeInfo,
+}
+
+const _: () = assert!(size_of::<VcpuInfo>() == 64);
+const _: () = assert!(offset_of!(VcpuInfo, cr2) == 16);
+const _: () = assert!(offset_of!(VcpuInfo, time) == 32);
+const _: () = assert!(offset_of!(VcpuTimeInfo, tsc_shift) == 28);
+
+/// The page shared with the hypervisor.
+#[repr(C)]
+pub struct SharedInfo {
+    /// One for each legacy vCPU.
+    pub vcpu_info: [VcpuInfo; 32],
+    /// Pending event channels.
+    pub evtchn_pending: [AtomicU64; 64],
+    /// Masked event channels.
+    pub evtchn_mask: [AtomicU64; 64],
+    /// Wall clock's version.
+    pub wc_version: AtomicU32,
+    /// Seconds since 1970 at system time 0.
+    pub wc_sec: AtomicU32,
+    /// And nanoseconds.
+    pub wc_nsec: AtomicU32,
+    /// High half of the seconds.
+    pub wc_sec_hi: AtomicU32,
+    arch: [u64; 6],
+}
+
+const _: () = assert!(size_of::<SharedInfo>() == 3136);
+const _: () = assert!(offset_of!(SharedInfo, evtchn_pending) == 2048);
+const _: () = assert!(offset_of!(SharedInfo, wc_version) == 3072);
+
+/// The console ring.
+#[repr(C)]
+pub struct ConsoleRing {
+    /// To the guest.
+    pub input: [AtomicU8; 1024],
+    /// From the guest.
+    pub output: [AtomicU8; 2048],
+    /// Taken by the guest.
+    pub in_cons: AtomicU32,
+    /// Put by the other side.
+    pub in_prod: AtomicU32,
+    /// Taken by the other side.
+    pub out_cons: AtomicU32,
+    /// Put by the guest.
+    pub out_prod: AtomicU32,
+}
+
+const _: () = assert!(offset_of!(ConsoleRing, in_cons) == 3072);
+const _: () = assert!(offset_of!(ConsoleRing, out_prod) == 3084);
+
+/// How much time a vCPU spent in each state.
+#[repr(C)]
+pub struct RunstateInfo {
+    /// RUNSTATE number.
+    pub state: AtomicU32,
+    pad: u32,
+    /// When it was entered, ns; bit 63 may say "being updated".
+    pub state_entry_time: AtomicU64,
+    /// ns in each: running, runnable, blocked, offline.
+    pub time: [AtomicU64; 4],
+}
+
+const _: () = assert!(size_of::<RunstateInfo>() == 48);
+
+/// One exception handler of the trap table.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub struct TrapInfo {
+    /// Vector.
+    pub vector: u8,
+    /// Bits 1:0 who may raise it by software, bit 2 mask events.
+    pub flags: u8,
+    /// Code selector.
+    pub cs: u16,
+    /// Handler; 0 ends the table.
+    pub address: u64,
+}
+
+/// One page-table update: `ptr` is the entry's machine address with the command in bits 1:0.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub struct MmuUpdate {
+    /// Machine address and command.
+    pub ptr: u64,
+    /// New value.
+    pub val: u64,
+}
+
+/// One extended operation.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub struct MmuextOp {
+    /// MMUEXT command.
+    pub cmd: u32,
+    /// mfn or linear address.
+    pub arg1: u64,
+    /// Second argument.
+    pub arg2: u64,
+}
+
+/// One call of a multicall.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub struct MulticallEntry {
+    /// Hypercall number.
+    pub op: u64,
+    /// Its return value.
+    pub result: i64,
+    /// Its arguments.
+    pub args: [u64; 6],
+}
+
+/// Pages to give back or to get.
+#[repr(C)]
+pub struct Reservation {
+    /// Address of the list of frames.
+    pub extent_start: u64,
+    /// Its length.
+    pub nr_extents: u64,
+    /// log2 of pages in each.
+    pub extent_order: u32,
+    /// XENMEMF flags.
+    pub mem_flags: u32,
+    /// Whose.
+    pub domid: u16,
+}
+
+/// Pages to swap for others.
+#[repr(C)]
+pub struct Exchange {
+    /// mfns to give back.
+    pub give: Reservation,
+    /// pfns to fill; overwritten with the mfns.
+    pub take: Reservation,
+    /// Extents done; zero before the call.
+    pub nr_exchanged: u64,
+}
+
+const _: () = assert!(size_of::<TrapInfo>() == 16);
+const _: () = assert!(size_of::<MmuextOp>() == 24);
+const _: () = assert!(size_of::<MulticallEntry>() == 64);
+const _: () = assert!(size_of::<Reservation>() == 32);
+const _: () = assert!(size_of::<Exchange>() == 72);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::string::ToString;
+
+    #[test]
+    fn only_small_negative_values_are_refusals() {
+        assert_eq!(Errno::check(0), Ok(0));
+        assert_eq!(Errno::check(17), Ok(17));
+        assert_eq!(Errno::check(-22), Err(Errno::EINVAL));
+        assert_eq!(Errno::check(-4095), Err(Errno(4095)));
+        assert_eq!(Errno::check(-4096), Ok(-4096i64 as u64));
+    }
+
+    #[test]
+    fn refusals_have_names() {
+        assert_eq!(Errno::EBUSY.to_string(), "-EBUSY");
+        assert_eq!(Errno(77).to_string(), "-77");
+    }
+}

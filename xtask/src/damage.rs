@@ -1,0 +1,168 @@
+//! Next images that are damaged on purpose, each in one way: whatever else is true of them is made true again.
+
+use crate::{digest, paths};
+use anyhow::{Context, Result, ensure};
+use elf::ElfBytes;
+use elf::abi::PT_LOAD;
+use elf::endian::LittleEndian;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// How an image is damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Damage {
+    /// The last third of the file is missing.
+    Truncated,
+    /// One bit in the middle of the file is another.
+    Flipped,
+    /// A good ELF file with a good digest, but without a Multiboot2 header.
+    NotMultiboot2,
+    /// A good image whose last segment is longer in memory than an image slot.
+    TooLarge,
+    /// No ELF note with a digest.
+    Undigested,
+    /// No ELF file at all.
+    Garbage,
+}
+
+/// The size of an image slot.
+const SLOT_BYTES: u64 = 4 << 20;
+/// Little-endian magic of the Multiboot2 header, which lies in the first 32 KiB at a multiple of 8.
+const MULTIBOOT2_MAGIC: u32 = 0xe852_50d6;
+const MULTIBOOT2_SEARCH_BYTES: usize = 32 * 1024;
+
+impl Damage {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Truncated, Self::Flipped, Self::NotMultiboot2, Self::TooLarge, Self::Undigested, Self::Garbage];
+
+    /// The file that [`make_all`] leaves.
+    pub fn file(self) -> PathBuf {
+        let name = match self {
+            Self::Truncated => "truncated",
+            Self::Flipped => "flipped",
+            Self::NotMultiboot2 => "not-multiboot2",
+            Self::TooLarge => "too-large",
+            Self::Undigested => "undigested",
+            Self::Garbage => "garbage",
+        };
+        Path::new(paths::DAMAGED).join(name)
+    }
+
+    fn apply(self, good: &[u8]) -> Result<Vec<u8>> {
+        let mut file = good.to_vec();
+        match self {
+            Self::Truncated => file.truncate(good.len() / 3 * 2),
+            Self::Flipped => file[good.len() / 2] ^= 0x10,
+            Self::NotMultiboot2 => {
+                let place = multiboot2_header(&file).context("the good image has no Multiboot2 header")?;
+                file[place..place + 4].fill(0);
+                digest::seal(&mut file)?;
+            }
+            Self::TooLarge => {
+                lengthen_last_segment(&mut file)?;
+                digest::seal(&mut file)?;
+            }
+            Self::Undigested => {
+                // The owner's name stands right before the digest, padded to a multiple of four.
+                let place = digest::place(&file)?;
+                file[place.start - 8..place.start].fill(b'x');
+            }
+            Self::Garbage => file = (0..64 * 1024u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect(),
+        }
+        Ok(file)
+    }
+}
+
+/// Damages `luxen-next` in every way.
+pub fn make_all() -> Result<()> {
+    let path = paths::out("luxen-next");
+    let good = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    for damage in Damage::ALL {
+        let bad = damage.apply(&good).with_context(|| format!("cannot make the image {damage:?}"))?;
+        fs::write(damage.file(), bad).with_context(|| format!("cannot write {}", damage.file().display()))?;
+    }
+    Ok(())
+}
+
+fn multiboot2_header(file: &[u8]) -> Option<usize> {
+    let words = file.len().min(MULTIBOOT2_SEARCH_BYTES) / 8;
+    (0..words).map(|word| word * 8).find(|at| file[*at..*at + 4] == MULTIBOOT2_MAGIC.to_le_bytes())
+}
+
+/// Adds twice a slot to the memory size of the PT_LOAD segment that ends last.
+fn lengthen_last_segment(file: &mut [u8]) -> Result<()> {
+    /// Place of `p_memsz` in an Elf64_Phdr.
+    const P_MEMSZ: u64 = 40;
+    let elf = ElfBytes::<LittleEndian>::minimal_parse(file).context("not an ELF file")?;
+    let segments = elf.segments().context("no program headers")?;
+    let (index, last) = segments
+        .iter()
+        .enumerate()
+        .filter(|(_, header)| header.p_type == PT_LOAD)
+        .max_by_key(|(_, header)| header.p_vaddr)
+        .context("no PT_LOAD segment")?;
+    let place = elf.ehdr.e_phoff + index as u64 * u64::from(elf.ehdr.e_phentsize) + P_MEMSZ;
+    let place = usize::try_from(place)?;
+    let longer = last.p_memsz + 2 * SLOT_BYTES;
+    ensure!(place + 8 <= file.len(), "the program headers lie outside the file");
+    file[place..place + 8].copy_from_slice(&longer.to_le_bytes());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::tests::elf_with_note;
+
+    /// A small image in which everything that is damaged exists: its one segment is a PT_NOTE, so a PT_LOAD is put in front.
+    fn image() -> Vec<u8> {
+        let mut file = elf_with_note(b"luxen", &[0; 32]);
+        file.resize(file.len().next_multiple_of(8), 0);
+        file.extend(MULTIBOOT2_MAGIC.to_le_bytes());
+        file.extend([1; 400]);
+        // A second program header in the place of the note's data would overlap it: the table moves to the end.
+        let table = file.len().next_multiple_of(8);
+        file.resize(table, 0);
+        let note_header = file[64..120].to_vec();
+        file.extend(note_header);
+        file.extend(PT_LOAD.to_le_bytes());
+        file.extend(5u32.to_le_bytes());
+        for word in [0u64, 0x1000, 0x1000, 64, 4096, 4096] {
+            file.extend(word.to_le_bytes());
+        }
+        file[32..40].copy_from_slice(&(table as u64).to_le_bytes());
+        file[56..58].copy_from_slice(&2u16.to_le_bytes());
+        digest::seal(&mut file).unwrap();
+        file
+    }
+
+    fn digest_holds(file: &[u8]) -> bool {
+        let mut again = file.to_vec();
+        digest::seal(&mut again).is_ok() && again == file
+    }
+
+    #[test]
+    fn each_damage_is_the_only_one() {
+        let good = image();
+        assert!(digest_holds(&good));
+        let bad = |damage: Damage| damage.apply(&good).unwrap();
+        assert!(!digest_holds(&bad(Damage::Flipped)));
+        assert_eq!(bad(Damage::Flipped).iter().zip(&good).filter(|(a, b)| a != b).count(), 1);
+        assert!(!digest_holds(&bad(Damage::Truncated)));
+        assert!(digest_holds(&bad(Damage::NotMultiboot2)));
+        assert_eq!(multiboot2_header(&bad(Damage::NotMultiboot2)), None);
+        assert!(digest_holds(&bad(Damage::TooLarge)));
+        assert!(bad(Damage::TooLarge).len() == good.len());
+        assert!(digest::place(&bad(Damage::Undigested)).is_err());
+        assert!(digest::place(&bad(Damage::Garbage)).is_err());
+    }
+
+    #[test]
+    fn too_large_adds_two_slots_in_memory() {
+        let bad = Damage::TooLarge.apply(&image()).unwrap();
+        let elf = ElfBytes::<LittleEndian>::minimal_parse(&bad).unwrap();
+        let load = elf.segments().unwrap().iter().find(|header| header.p_type == PT_LOAD).unwrap();
+        assert_eq!((load.p_filesz, load.p_memsz), (64, 4096 + 2 * SLOT_BYTES));
+    }
+}

@@ -1,0 +1,259 @@
+//! QEMU scenarios: each boots a machine, does something at its console, and says what has to come of it.
+//!
+//! A scenario is data; the files beside this one hold them by theme. [`runner`] makes machines of them.
+
+mod boot;
+mod guests;
+mod kexec;
+mod refusal;
+mod region;
+pub mod runner;
+mod update;
+
+use crate::console::Act;
+use crate::image::{Boot, Module};
+use crate::job::Guest;
+use crate::report::Verdict;
+use crate::{build, damage, paths, setup};
+use anyhow::{Result, ensure};
+use regex::Regex;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Options of `cargo xtask qemu-test`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Only scenarios whose name contains this
+    filter: Option<String>,
+    /// Print the scenarios and what each is for, and run none
+    #[arg(long)]
+    list: bool,
+    /// Write each scenario's name, verdict, seconds and log to FILE as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Machines at a time
+    #[arg(long, value_name = "N", default_value_t = runner::DEFAULT_JOBS)]
+    jobs: usize,
+    /// Boot what target/luxen/ has, without compiling
+    #[arg(long)]
+    no_build: bool,
+}
+
+/// `cargo xtask qemu-test`.
+pub fn verb(args: Args) -> Result<ExitCode> {
+    let json = paths::from_caller(args.json)?;
+    paths::enter_root()?;
+    let chosen = chosen(args.filter.as_deref());
+    if args.list {
+        chosen.iter().for_each(|scenario| println!("{:<28} {}", scenario.name, scenario.purpose));
+        return Ok(ExitCode::SUCCESS);
+    }
+    ensure!(
+        !chosen.is_empty(),
+        "no scenario's name contains {:?}; --list prints them",
+        args.filter.unwrap_or_default()
+    );
+    setup::ensure(setup::BOOT)?;
+    build::all_unless(args.no_build)?;
+    damage::make_all()?;
+    let results = runner::run_all(&chosen, args.jobs)?;
+    if let Some(json) = json {
+        paths::write_json(&json, &results)?;
+    }
+    let tally = runner::Tally::of(&results);
+    println!("{tally}");
+    Ok(ExitCode::from(u8::from(tally.failed != 0)))
+}
+
+/// The scenarios whose name contains the filter, in their order.
+pub fn chosen(filter: Option<&str>) -> Vec<Scenario> {
+    let mut all = all();
+    all.retain(|scenario| filter.is_none_or(|filter| scenario.name.contains(filter)));
+    all
+}
+
+/// All scenarios, theme by theme.
+fn all() -> Vec<Scenario> {
+    [boot::all(), region::all(), update::all(), guests::all(), refusal::all(), kexec::all()]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+/// How the kernel gets into memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// By GRUB and Multiboot2, as on a real machine.
+    Grub,
+    /// By QEMU's own Multiboot1 loader, which is faster.
+    Qemu,
+}
+
+/// One scenario. The functions that change it are chained.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// What it is called.
+    pub name: &'static str,
+    /// What it shows, in a line.
+    pub purpose: &'static str,
+    /// The machine's memory, as QEMU takes it.
+    pub memory: &'static str,
+    /// How the kernel gets into memory.
+    pub way: Way,
+    /// Kernel, command line and modules.
+    pub boot: Boot,
+    /// What is typed.
+    pub script: Vec<Act>,
+    /// What has to come of it.
+    pub expect: Expect,
+    /// Seconds of the host after which it is an ERROR.
+    pub limit: Duration,
+}
+
+/// What has to come of a scenario.
+#[derive(Clone, Debug)]
+pub struct Expect {
+    /// The machine's own verdict.
+    pub verdict: Verdict,
+    /// Updates reported.
+    pub updates: u32,
+    /// Patterns that some line has to match.
+    pub says: Vec<Regex>,
+    /// Patterns that no line may match.
+    pub never: Vec<Regex>,
+    /// Domain numbers of guests that need not give a verdict of success: they are the ones that misbehave.
+    pub lost: Vec<u32>,
+}
+
+impl Scenario {
+    /// A machine of 512 MiB with a chosen region, booted by QEMU, that has to end with SUCCESS and without an update.
+    pub fn new(name: &'static str, purpose: &'static str) -> Self {
+        Self {
+            name,
+            purpose,
+            memory: "512M",
+            way: Way::Qemu,
+            boot: Boot::new("exit=qemu"),
+            script: Vec::new(),
+            expect: Expect {
+                verdict: Verdict::Success,
+                updates: 0,
+                says: Vec::new(),
+                never: Vec::new(),
+                lost: Vec::new(),
+            },
+            limit: Duration::from_secs(60),
+        }
+    }
+
+    /// Sets the machine's memory.
+    pub fn memory(mut self, memory: &'static str) -> Self {
+        self.memory = memory;
+        self
+    }
+
+    /// Boots by GRUB, which takes its time.
+    pub fn grub(mut self) -> Self {
+        self.way = Way::Grub;
+        self.limit += Duration::from_secs(60);
+        self
+    }
+
+    /// Adds options to the hypervisor's command line.
+    pub fn options(mut self, options: &str) -> Self {
+        self.boot.options = format!("{} {options}", self.boot.options);
+        self
+    }
+
+    /// Adds guests; the first guest of all is domain 1.
+    pub fn guests(mut self, guests: impl IntoIterator<Item = Guest>) -> Self {
+        self.boot.modules.extend(guests.into_iter().map(|guest| guest.module()));
+        self
+    }
+
+    /// Adds modules as they are.
+    pub fn modules(mut self, modules: impl IntoIterator<Item = Module>) -> Self {
+        self.boot.modules.extend(modules);
+        self
+    }
+
+    /// Waits for a line that matches, then types the keys.
+    pub fn when(mut self, pattern: &str, keys: &str) -> Self {
+        self.script.push(Act::Wait(regex(pattern)));
+        self.script.push(Act::Type(keys.to_owned()));
+        self
+    }
+
+    /// Has to report this many updates.
+    pub fn updates(mut self, updates: u32) -> Self {
+        self.expect.updates = updates;
+        self
+    }
+
+    /// Some line has to match.
+    pub fn says(mut self, pattern: &str) -> Self {
+        self.expect.says.push(regex(pattern));
+        self
+    }
+
+    /// No line may match.
+    pub fn never(mut self, pattern: &str) -> Self {
+        self.expect.never.push(regex(pattern));
+        self
+    }
+
+    /// The guest with this domain number need not succeed.
+    pub fn loses(mut self, domain: u32) -> Self {
+        self.expect.lost.push(domain);
+        self
+    }
+
+    /// The machine's verdict has to be this one.
+    pub fn verdict(mut self, verdict: Verdict) -> Self {
+        self.expect.verdict = verdict;
+        self
+    }
+
+    /// May take this many seconds.
+    pub fn limit(mut self, seconds: u64) -> Self {
+        self.limit = Duration::from_secs(seconds);
+        self
+    }
+}
+
+/// A pattern of a scenario.
+fn regex(pattern: &str) -> Regex {
+    Regex::new(pattern).unwrap_or_else(|error| panic!("a scenario's pattern is not well-formed: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_file_names_and_each_is_there_once() {
+        let mut seen = BTreeSet::new();
+        for scenario in all() {
+            assert!(scenario.name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'));
+            assert!(!scenario.purpose.is_empty() && !scenario.purpose.ends_with('.'), "{}", scenario.name);
+            assert!(seen.insert(scenario.name), "{} is there twice", scenario.name);
+        }
+    }
+
+    #[test]
+    fn lost_guests_exist() {
+        for scenario in all() {
+            let guests = scenario.boot.guest_strings().count() as u32;
+            assert!(scenario.expect.lost.iter().all(|d| (1..=guests).contains(d)), "{}", scenario.name);
+        }
+    }
+
+    #[test]
+    fn the_filter_takes_part_of_a_name() {
+        assert_eq!(chosen(None).len(), all().len());
+        assert!(chosen(Some("no such name")).is_empty());
+        assert!(chosen(Some("boot")).iter().all(|scenario| scenario.name.contains("boot")));
+    }
+}

@@ -1,0 +1,216 @@
+//! What a console said: luxen's own lines, its guests' lines, and what they amount to.
+
+use crate::report::{Update, Verdict};
+use regex::Regex;
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+static HYPERVISOR: LazyLock<Regex> = LazyLock::new(|| pattern(r"^\[ *\d+\.\d{6}\] (\w+): (.*)$"));
+static GUEST: LazyLock<Regex> = LazyLock::new(|| pattern(r"^\(d(\d+)\) (.*)$"));
+static GUEST_VERDICT: LazyLock<Regex> = LazyLock::new(|| pattern(r"^[\w-]+: verdict ([A-Z]+)(?:: (.*))?$"));
+static ESCAPE: LazyLock<Regex> = LazyLock::new(|| pattern(r"\x1b(?:\[[0-9;?]*[A-Za-z]|[()][A-Za-z0-9]|.)"));
+static ADDRESS: LazyLock<Regex> = LazyLock::new(|| pattern(r"\b(?:0x)?(ffff82d04[0-9a-f]{7})\b"));
+
+/// A pattern of this program's own.
+fn pattern(text: &str) -> Regex {
+    Regex::new(text).expect("the patterns in this file are well-formed")
+}
+
+/// One line and what it is.
+#[derive(Debug)]
+pub enum Line<'a> {
+    /// The hypervisor's: module and sentence.
+    Hypervisor(&'a str, &'a str),
+    /// A guest's: domain number and text.
+    Guest(u32, &'a str),
+    /// The last word of all.
+    Verdict(Verdict),
+    /// The firmware's, the boot loader's, QEMU's.
+    Other(&'a str),
+}
+
+impl<'a> Line<'a> {
+    /// Tells what a line is.
+    pub fn parse(line: &'a str) -> Self {
+        if let Some(verdict) = line.strip_prefix("verdict: ").and_then(Verdict::from_word) {
+            return Line::Verdict(verdict);
+        }
+        if let Some(parts) = HYPERVISOR.captures(line) {
+            let (_, [module, text]) = parts.extract();
+            return Line::Hypervisor(module, text);
+        }
+        if let Some(parts) = GUEST.captures(line) {
+            let (_, [number, text]) = parts.extract();
+            if let Ok(number) = number.parse() {
+                return Line::Guest(number, text);
+            }
+        }
+        Line::Other(line)
+    }
+}
+
+/// Takes the terminal's control sequences out of a line, which GRUB and the firmware send.
+pub fn plain(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let text = ESCAPE.replace_all(&text, "");
+    text.chars().filter(|c| !c.is_control() || *c == '\t').collect()
+}
+
+/// A guest's own verdict.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestVerdict {
+    /// The verdict; the worst if there are several.
+    pub verdict: Verdict,
+    /// The reason that it gave.
+    pub reason: String,
+}
+
+/// Everything that a console has said so far.
+#[derive(Debug, Default)]
+pub struct Transcript {
+    /// All lines.
+    pub lines: Vec<String>,
+    /// Updates that happened, as the incoming side reported them.
+    pub updates: Vec<Update>,
+    /// Lines that should have been reports but could not be read.
+    pub unreadable: Vec<String>,
+    /// Guests' verdicts by domain number.
+    pub guests: BTreeMap<u32, GuestVerdict>,
+    /// What nothing may ever say: ledger mismatches, panics.
+    pub alarms: Vec<String>,
+    /// The file in target/luxen/ that now runs, as the last banner says.
+    pub running: Option<&'static str>,
+    /// The verdict, if it is the last line.
+    pub verdict: Option<Verdict>,
+}
+
+impl Transcript {
+    /// Takes in the next line.
+    pub fn add(&mut self, line: &str) {
+        // QEMU's own messages come through the same pipe and say nothing about the machine.
+        if !line.trim().is_empty() && !line.starts_with("qemu-system-x86_64:") {
+            self.verdict = None;
+        }
+        match Line::parse(line) {
+            Line::Verdict(verdict) => self.verdict = Some(verdict),
+            Line::Guest(domain, text) => self.add_guest(domain, text),
+            Line::Hypervisor("lu", text) if text.starts_with("report ") => {
+                match serde_json::from_str(&text["report ".len()..]) {
+                    Ok(update) => self.updates.push(update),
+                    Err(error) => self.unreadable.push(format!("{error}: {line}")),
+                }
+            }
+            Line::Hypervisor("start", text) if text.starts_with("luxen ") => {
+                let version = text.split([' ', ',']).nth(1).unwrap_or_default();
+                self.running = Some(if version.ends_with("-b") { "luxen-next" } else { "luxen" });
+            }
+            Line::Hypervisor("ledger", text) if text.contains("MISMATCH") => self.alarms.push(line.to_owned()),
+            Line::Hypervisor("panic", _) => self.alarms.push(line.to_owned()),
+            Line::Hypervisor(..) | Line::Other(_) => {}
+        }
+        self.lines.push(line.to_owned());
+    }
+
+    fn add_guest(&mut self, domain: u32, text: &str) {
+        let Some(parts) = GUEST_VERDICT.captures(text) else { return };
+        let verdict = Verdict::from_word(&parts[1]).unwrap_or(Verdict::Error);
+        let reason = parts.get(2).map_or(String::new(), |m| m.as_str().to_owned());
+        let old = self.guests.get(&domain).map(|known| known.verdict);
+        if old.is_none_or(|old| old < verdict) {
+            self.guests.insert(domain, GuestVerdict { verdict, reason });
+        }
+    }
+
+    /// True if some line matches.
+    pub fn has(&self, pattern: &Regex) -> bool {
+        self.lines.iter().any(|line| pattern.is_match(line))
+    }
+
+    /// Addresses in the hypervisor's own text, in the order in which they were printed.
+    pub fn text_addresses(&self) -> Vec<u64> {
+        let mut found = Vec::new();
+        for line in self.lines.iter().filter(|line| !matches!(Line::parse(line), Line::Guest(..))) {
+            for part in ADDRESS.captures_iter(line) {
+                if let Ok(address) = u64::from_str_radix(&part[1], 16)
+                    && !found.contains(&address)
+                {
+                    found.push(address);
+                }
+            }
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REPORT: &str = r#"[    1.500000] lu: report {"sequence":1,"from":"luxen 0.1.0-a","to":"luxen 0.1.0-b","pause_ns":300,"stages":{"save":100,"boot":200},"domains":5,"extents":9,"pages":4096,"stream_bytes":8192}"#;
+
+    fn transcript(lines: &[&str]) -> Transcript {
+        let mut transcript = Transcript::default();
+        lines.iter().for_each(|line| transcript.add(line));
+        transcript
+    }
+
+    #[test]
+    fn a_report_keeps_the_order_of_its_stages() {
+        let transcript = transcript(&[REPORT]);
+        let update = &transcript.updates[0];
+        assert_eq!((update.sequence, update.pause_ns, update.pages), (1, 300, 4096));
+        assert_eq!(update.stages.keys().collect::<Vec<_>>(), ["save", "boot"]);
+        let cut = &REPORT[..REPORT.len() - 2];
+        assert_eq!(self::transcript(&[cut]).unreadable.len(), 1);
+    }
+
+    #[test]
+    fn a_guest_cannot_speak_for_the_hypervisor() {
+        let forged = format!("(d1) {REPORT}");
+        let transcript = transcript(&[&forged, "(d1) verdict: SUCCESS", "(d2) [    1.0] panic: not mine"]);
+        assert!(transcript.updates.is_empty());
+        assert_eq!(transcript.verdict, None);
+        assert!(transcript.alarms.is_empty());
+    }
+
+    #[test]
+    fn the_worst_verdict_of_a_guest_stays() {
+        let transcript = transcript(&[
+            "(d1) pulse: verdict SUCCESS",
+            "(d2) memory: verdict FAILURE: pfn 3 holds 4",
+            "(d2) memory: verdict SUCCESS",
+            "(d3) events-a: verdict WHATEVER",
+        ]);
+        assert_eq!(transcript.guests[&1].verdict, Verdict::Success);
+        assert_eq!(transcript.guests[&2].reason, "pfn 3 holds 4");
+        assert_eq!(transcript.guests[&3].verdict, Verdict::Error);
+    }
+
+    #[test]
+    fn only_the_last_line_is_the_verdict() {
+        assert_eq!(transcript(&["verdict: SUCCESS", "", "qemu-system-x86_64: bye"]).verdict, Some(Verdict::Success));
+        assert_eq!(transcript(&["verdict: SUCCESS", "[    1.000000] panic: late"]).verdict, None);
+        assert_eq!(transcript(&["verdict: SPLENDID"]).verdict, None);
+    }
+
+    #[test]
+    fn the_banner_says_which_build_runs() {
+        let cold = "[    0.000000] start: luxen 0.1.0-a, cold boot";
+        let next = "[    0.700000] start: luxen 0.1.0-b took over from luxen 0.1.0-a, update 1";
+        assert_eq!(transcript(&[cold]).running, Some("luxen"));
+        assert_eq!(transcript(&[cold, next]).running, Some("luxen-next"));
+    }
+
+    #[test]
+    fn control_sequences_go() {
+        assert_eq!(plain(b"\x1b[2J\x1b[01;01Hverdict: SUCCESS\r"), "verdict: SUCCESS");
+        assert_eq!(plain(b"\x1bc\x07beep"), "beep");
+    }
+
+    #[test]
+    fn addresses_are_found_once() {
+        let transcript =
+            transcript(&["[    1.000000] trap: rip 0xffff82d040001234", "  ffff82d040001234 ffff82d040002000"]);
+        assert_eq!(transcript.text_addresses(), [0xffff_82d0_4000_1234, 0xffff_82d0_4000_2000]);
+    }
+}
