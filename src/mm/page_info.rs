@@ -227,6 +227,12 @@ impl PageInfo {
         self.count_info.store(count_info, Ordering::Release);
     }
 
+    /// Makes a free record, which has no owner and no type, the hypervisor's own: one reference.
+    pub fn hand_out(&self) {
+        self.free_order.store(0, Ordering::Relaxed);
+        self.count_info.store(1, Ordering::Release);
+    }
+
     /// True if nobody was ever told about this frame (I3): RAM that is neither claimed nor free yet.
     pub fn is_uninitialised(&self) -> bool {
         self.count_info.load(Ordering::Acquire) == 0 && self.owner.load(Ordering::Acquire) == 0

@@ -115,6 +115,11 @@ pub enum ValidateError {
         /// Order of both.
         order: Order,
     },
+    /// A chunk is split though all its pages are unclaimed.
+    NotWhole {
+        /// First frame of the chunk.
+        mfn: Mfn,
+    },
     /// A block in a list is not a free block of the list's order, or its link backwards is wrong.
     Link {
         /// First frame of the block.

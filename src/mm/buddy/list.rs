@@ -6,6 +6,7 @@
 use super::Heap;
 use crate::frame::{CHUNK_FRAMES, Mfn, Order};
 use crate::mm::frametable::{Class, FREE_TAIL, Fill, FrameTable, chunks_in, packed};
+use crate::mm::page_info::PageInfo;
 use core::sync::atomic::Ordering;
 
 impl Heap {
@@ -23,70 +24,86 @@ impl Heap {
 
     /// Puts a block at the head of its list, marking its first chunk or record.
     pub(super) fn push(&mut self, table: &FrameTable, mfn: Mfn, order: Order) {
-        let o = order.get() as usize;
-        let next = self.heads[o];
         if order >= Order::CHUNK {
-            let chunk = mfn.chunk() as u32;
-            let entry = &table.entries()[chunk as usize];
-            entry.set_links(next, 0);
-            entry.set_word(packed::free(order));
-            if next != 0 {
-                let other = &table.entries()[next as usize];
-                other.set_links(other.links().0, chunk);
-            }
-            self.heads[o] = chunk;
+            self.push_chunks(table, mfn.chunk() as u32, order);
         } else {
-            let page = &self.pages_of(table, mfn)[mfn.index_in_chunk()];
-            page.link_next.store(next, Ordering::Relaxed);
-            page.link_prev.store(0, Ordering::Relaxed);
-            page.free_order.store(order.get().into(), Ordering::Relaxed);
-            if next != 0 {
-                self.linked_page(table, next).link_prev.store(mfn.get() as u32, Ordering::Relaxed);
-            }
-            self.heads[o] = mfn.get() as u32;
+            self.push_pages(table, &self.pages_of(table, mfn)[mfn.index_in_chunk()], mfn, order);
         }
-        self.nr_blocks[o] += 1;
-        self.nonempty |= 1 << o;
     }
 
     /// Takes a block out of its list; its first chunk or record becomes a tail.
     pub(super) fn unlink(&mut self, table: &FrameTable, mfn: Mfn, order: Order) {
-        let o = order.get() as usize;
         if order >= Order::CHUNK {
-            let entry = &table.entries()[mfn.chunk() as usize];
-            let (next, prev) = entry.links();
-            entry.set_word(packed::FREE_TAIL);
-            if next != 0 {
-                let other = &table.entries()[next as usize];
-                other.set_links(other.links().0, prev);
-            }
-            if prev != 0 {
-                let other = &table.entries()[prev as usize];
-                other.set_links(next, other.links().1);
-            } else {
-                self.heads[o] = next;
-            }
+            self.unlink_chunks(table, mfn.chunk() as usize, order);
         } else {
-            let page = &self.pages_of(table, mfn)[mfn.index_in_chunk()];
-            let next = page.link_next.load(Ordering::Relaxed);
-            let prev = page.link_prev.load(Ordering::Relaxed);
-            page.free_order.store(FREE_TAIL, Ordering::Relaxed);
-            if next != 0 {
-                self.linked_page(table, next).link_prev.store(prev, Ordering::Relaxed);
-            }
-            if prev != 0 {
-                self.linked_page(table, prev).link_next.store(next, Ordering::Relaxed);
-            } else {
-                self.heads[o] = next;
-            }
-        }
-        self.nr_blocks[o] -= 1;
-        if self.heads[o] == 0 {
-            self.nonempty &= !(1 << o);
+            self.unlink_pages(table, &self.pages_of(table, mfn)[mfn.index_in_chunk()], order);
         }
     }
 
-    fn linked_page(&self, table: &FrameTable, link: u32) -> &'static crate::mm::page_info::PageInfo {
+    fn push_chunks(&mut self, table: &FrameTable, chunk: u32, order: Order) {
+        let next = self.heads[order.get() as usize];
+        let entry = &table.entries()[chunk as usize];
+        entry.set_links(next, 0);
+        entry.set_word(packed::free(order));
+        if next != 0 {
+            let other = &table.entries()[next as usize];
+            other.set_links(other.links().0, chunk);
+        }
+        self.set_head(order, chunk);
+        self.nr_blocks[order.get() as usize] += 1;
+    }
+
+    fn push_pages(&mut self, table: &FrameTable, page: &PageInfo, mfn: Mfn, order: Order) {
+        let next = self.heads[order.get() as usize];
+        page.link_next.store(next, Ordering::Relaxed);
+        page.link_prev.store(0, Ordering::Relaxed);
+        page.free_order.store(order.get().into(), Ordering::Relaxed);
+        if next != 0 {
+            self.linked_page(table, next).link_prev.store(mfn.get() as u32, Ordering::Relaxed);
+        }
+        self.set_head(order, mfn.get() as u32);
+        self.nr_blocks[order.get() as usize] += 1;
+    }
+
+    fn unlink_chunks(&mut self, table: &FrameTable, chunk: usize, order: Order) {
+        let entry = &table.entries()[chunk];
+        let (next, prev) = entry.links();
+        entry.set_word(packed::FREE_TAIL);
+        if next != 0 {
+            let other = &table.entries()[next as usize];
+            other.set_links(other.links().0, prev);
+        }
+        if prev != 0 {
+            let other = &table.entries()[prev as usize];
+            other.set_links(next, other.links().1);
+        } else {
+            self.set_head(order, next);
+        }
+        self.nr_blocks[order.get() as usize] -= 1;
+    }
+
+    fn unlink_pages(&mut self, table: &FrameTable, page: &PageInfo, order: Order) {
+        let next = page.link_next.load(Ordering::Relaxed);
+        let prev = page.link_prev.load(Ordering::Relaxed);
+        page.free_order.store(FREE_TAIL, Ordering::Relaxed);
+        if next != 0 {
+            self.linked_page(table, next).link_prev.store(prev, Ordering::Relaxed);
+        }
+        if prev != 0 {
+            self.linked_page(table, prev).link_next.store(next, Ordering::Relaxed);
+        } else {
+            self.set_head(order, next);
+        }
+        self.nr_blocks[order.get() as usize] -= 1;
+    }
+
+    fn set_head(&mut self, order: Order, head: u32) {
+        self.heads[order.get() as usize] = head;
+        let bit = 1 << order.get();
+        self.nonempty = if head == 0 { self.nonempty & !bit } else { self.nonempty | bit };
+    }
+
+    fn linked_page(&self, table: &FrameTable, link: u32) -> &'static PageInfo {
         let mfn = Mfn::new(u64::from(link));
         &self.pages_of(table, mfn)[mfn.index_in_chunk()]
     }
@@ -121,11 +138,11 @@ impl Heap {
             if table.entries().get(buddy).and_then(|e| e.free_order()) != Some(order) {
                 break;
             }
-            self.unlink(table, Mfn::new(buddy as u64 * CHUNK_FRAMES), order);
+            self.unlink_chunks(table, buddy, order);
             chunk = chunk.min(buddy);
             order = larger;
         }
-        self.push(table, Mfn::new(chunk as u64 * CHUNK_FRAMES), order);
+        self.push_chunks(table, chunk as u32, order);
     }
 
     /// Merges a block of free pages with its free buddies, and lists what came of it; a whole chunk goes on merging with others.
@@ -141,7 +158,7 @@ impl Heap {
             if !page.is_free() || page.free_order.load(Ordering::Relaxed) != u32::from(order.get()) {
                 break;
             }
-            self.unlink(table, Mfn::new(base + buddy as u64), order);
+            self.unlink_pages(table, page, order);
             index = index.min(buddy);
             order = order.larger().unwrap_or(Order::MAX);
         }
@@ -149,7 +166,7 @@ impl Heap {
             self.unsplit(table, chunk);
             self.merge_chunks(table, chunk, Order::CHUNK);
         } else {
-            self.push(table, Mfn::new(base + index as u64), order);
+            self.push_pages(table, &pages[index], Mfn::new(base + index as u64), order);
         }
     }
 

@@ -30,8 +30,8 @@ pub use error::{HeapStats, InsertError, IntoDomainError, IntoDomainRefused, Vali
 
 use crate::frame::{CHUNK_FRAMES, DomId, Mfn, MfnRange, Order};
 use crate::mm::frametable::{
-    Class, Counts, FREE_AT_HAND, FREE_TAIL, Fill, FrameState, FrameTable, Part, ReleaseError, SLABS_PER_ORDER, Split,
-    SplitPool, SplitSlab, chunks_in, packed, parts,
+    ChunkEntry, Class, Counts, FREE_AT_HAND, FREE_TAIL, Fill, FrameState, FrameTable, Part, ReleaseError,
+    SLABS_PER_ORDER, Split, SplitPool, SplitSlab, chunks_in, packed, parts,
 };
 use crate::mm::page_info::{COUNT_MASK, CountFlags, PageInfo};
 use core::sync::atomic::Ordering;
@@ -40,6 +40,8 @@ use core::sync::atomic::Ordering;
 pub const NR_AT_HAND: usize = 64;
 /// Order of the block that is cut into single pages when none is at hand.
 const REFILL_ORDER: Order = Order::new(5);
+/// The page records of a chunk.
+type Records = [PageInfo; CHUNK_FRAMES as usize];
 const NR_ORDERS: usize = Order::MAX.get() as usize + 1;
 
 /// Makes page records of a block that the heap gives away for ever: writes [`Split::new`] all over it and returns the slice. It is called
@@ -95,7 +97,9 @@ impl Heap {
         while chunk < entries.len() {
             match entries[chunk].word() {
                 packed::UNCLAIMED => {
-                    let run = entries[chunk..].iter().take_while(|e| e.word() == packed::UNCLAIMED).count();
+                    // No block reaches over a multiple of the largest, and what was just looked at is still in the cache.
+                    let stop = (chunk | (chunks_in(Order::MAX) - 1)).min(entries.len() - 1) + 1;
+                    let run = entries[chunk..stop].iter().take_while(|e| e.word() == packed::UNCLAIMED).count();
                     self.free_chunks(table, chunk, run);
                     chunk += run;
                 }
@@ -189,7 +193,11 @@ impl Heap {
         }
         self.nr_at_hand -= 1;
         let mfn = Mfn::new(u64::from(self.at_hand[self.nr_at_hand]));
-        Some(self.hand_out(table, mfn, Order::PAGE))
+        let (entry, pages) = self.split_of(table, mfn);
+        pages[mfn.index_in_chunk()].hand_out();
+        entry.set_counts(entry.counts().moved(1, Class::Free, Class::Private));
+        self.nr_free -= 1;
+        Some(Block::new(mfn, Order::PAGE))
     }
 
     /// Cuts the smallest block there is into single pages at hand, the lowest on top.
@@ -244,14 +252,14 @@ impl Heap {
             self.free_block_of_chunks(table, chunk, order);
             return;
         }
+        let (entry, pages) = self.split_of(table, mfn);
         let index = mfn.index_in_chunk();
-        let pages = &self.pages_of(table, mfn)[index..index + order.nr_frames() as usize];
-        for page in pages {
+        for page in &pages[index..index + order.nr_frames() as usize] {
             let is_private = page.count_info.load(Ordering::Relaxed) == 1 && page.owner().is_none();
             assert!(is_private, "a block of pages is private (I6)");
         }
         if order == Order::PAGE {
-            self.free_page(table, mfn, &pages[0], Class::Private);
+            self.free_page(table, mfn, entry, &pages[index], Class::Private);
         } else {
             self.free_block_of_pages(table, mfn, order, Class::Private);
         }
@@ -338,8 +346,7 @@ impl Heap {
                 continue;
             }
             let Some(id) = entry.split_id() else { return Err(not_owned(part.first)) };
-            let pages = table.pages(id);
-            for (index, page) in pages.iter().enumerate().take(part.end).skip(part.first) {
+            for (index, page) in (part.first..).zip(&table.pages(id)[part.first..part.end]) {
                 if page.owner() != Some(owner) || part.mfn(index) == Mfn::ZERO {
                     return Err(not_owned(index));
                 }
@@ -394,7 +401,8 @@ impl Heap {
                 let Some(page) = table.record(mfn) else { continue };
                 let is_owners = page.owner() == Some(owner) && mfn != Mfn::ZERO;
                 if is_owners && page.clear_allocated() && page.put_page() {
-                    self.free_page(table, mfn, page, class);
+                    let entry = &table.entries()[part.chunk];
+                    self.free_page(table, mfn, entry, page, class);
                 }
             }
         }
@@ -406,7 +414,8 @@ impl Heap {
         let page = table.record(mfn).ok_or_else(|| table.state_of(mfn))?;
         match page.owner() {
             Some(owner) if page.count_info.load(Ordering::Acquire) & COUNT_MASK == 0 && mfn != Mfn::ZERO => {
-                self.free_page(table, mfn, page, Class::of_owner(owner));
+                let entry = &table.entries()[mfn.chunk() as usize];
+                self.free_page(table, mfn, entry, page, Class::of_owner(owner));
                 Ok(())
             }
             _ => Err(table.state_of(mfn)),
@@ -469,8 +478,7 @@ impl Heap {
         } else {
             let index = mfn.index_in_chunk();
             for page in &self.pages_of(table, mfn)[index..index + order.nr_frames() as usize] {
-                page.free_order.store(0, Ordering::Relaxed);
-                page.count_info.store(1, Ordering::Release);
+                page.hand_out();
             }
             let entry = &table.entries()[chunk];
             entry.set_counts(entry.counts().moved(order.nr_frames(), Class::Free, Class::Private));
@@ -507,19 +515,18 @@ impl Heap {
     /// Makes a block of pages free that is in no list, and merges it. With the last pages of a chunk its records are gone.
     fn free_block_of_pages(&mut self, table: &FrameTable, mfn: Mfn, order: Order, class: Class) {
         let index = mfn.index_in_chunk();
-        for page in &self.pages_of(table, mfn)[index..index + order.nr_frames() as usize] {
+        let (entry, pages) = self.split_of(table, mfn);
+        for page in &pages[index..index + order.nr_frames() as usize] {
             page.reset(CountFlags::FREE.bits(), None, FREE_TAIL);
         }
-        let entry = &table.entries()[mfn.chunk() as usize];
         entry.set_counts(entry.counts().moved(order.nr_frames(), class, Class::Free));
         self.nr_free += order.nr_frames();
         self.merge_pages(table, mfn, order);
     }
 
     /// Makes a single page free that is in no list: it stays at hand.
-    fn free_page(&mut self, table: &FrameTable, mfn: Mfn, page: &PageInfo, class: Class) {
+    fn free_page(&mut self, table: &FrameTable, mfn: Mfn, entry: &ChunkEntry, page: &PageInfo, class: Class) {
         page.reset(CountFlags::FREE.bits(), None, FREE_AT_HAND);
-        let entry = &table.entries()[mfn.chunk() as usize];
         entry.set_counts(entry.counts().moved(1, class, Class::Free));
         self.nr_free += 1;
         if self.nr_at_hand == NR_AT_HAND {
@@ -529,10 +536,16 @@ impl Heap {
         self.nr_at_hand += 1;
     }
 
+    /// Entry and records of a frame's chunk, which is split.
+    fn split_of(&self, table: &FrameTable, mfn: Mfn) -> (&'static ChunkEntry, &'static Records) {
+        let entry = &table.entries()[mfn.chunk() as usize];
+        let id = entry.split_id().expect("a block of less than 2 MiB is in a split chunk");
+        (entry, table.pages(id))
+    }
+
     /// The records of a frame's chunk, which is split.
-    fn pages_of(&self, table: &FrameTable, mfn: Mfn) -> &'static [PageInfo; CHUNK_FRAMES as usize] {
-        let id = table.entries()[mfn.chunk() as usize].split_id();
-        table.pages(id.expect("a block of less than 2 MiB is in a split chunk"))
+    fn pages_of(&self, table: &FrameTable, mfn: Mfn) -> &'static Records {
+        self.split_of(table, mfn).1
     }
 
     /// Makes a chunk whole whose pages are all free and in one block.

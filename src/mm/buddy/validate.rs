@@ -73,8 +73,8 @@ impl Heap {
                         return Err(ValidateError::Misplaced { mfn, order: order.get().into() });
                     }
                     let tails = &entries[chunk + 1..chunk + nr_chunks];
-                    if let Some(at) = tails.iter().position(|tail| tail.word() != packed::FREE_TAIL) {
-                        let mfn = Mfn::new((chunk + 1 + at) as u64 * CHUNK_FRAMES);
+                    if let Some(bad) = tails.iter().position(|e| e.word() != packed::FREE_TAIL) {
+                        let mfn = Mfn::new((chunk + 1 + bad) as u64 * CHUNK_FRAMES);
                         return Err(ValidateError::NotTail { mfn });
                     }
                     let buddy = entries.get(chunk ^ nr_chunks).and_then(|e| e.free_order());
@@ -89,6 +89,9 @@ impl Heap {
                 }
                 Chunk::FreeTail => return Err(ValidateError::StrayTail { mfn }),
                 Chunk::Split { id, counts } => {
+                    if counts == Counts::all(Class::Unclaimed) {
+                        return Err(ValidateError::NotWhole { mfn });
+                    }
                     seen.nr_splits += 1;
                     validate_split(mfn, table.pages(id), counts, &mut seen)?;
                 }

@@ -19,7 +19,7 @@
 //! 1. All zero means uninitialised (I3): an entry of zeros is not RAM, a record of zeros is RAM that nobody has claimed.
 //! 2. A frame has one claimant (I6). [`FrameTable::claim`] checks the whole range first, and its error names both.
 //! 3. Region and image frames are never claimed, never free, never a domain's (I1): nothing here leads out of these two states.
-//! 4. A page in a split chunk is *not RAM* or reserved if [`DomId::IO`] owns it, *owned* if another domain does, *free* if its
+//! 4. A page in a split chunk is *not RAM* or reserved if [`DomId::IO`](crate::frame::DomId::IO) owns it, *owned* if another domain does, *free* if its
 //!    count_info is exactly `FREE`, *private* if it has one reference and no owner, *unclaimed* if it is all zero.
 //! 5. All changes are made with `&mut` to the pool or the heap, that is, under the one lock of [`Frames`]. Reading needs no
 //!    lock: a chunk's kind and where its records are is one word, and the records are complete before that word is written.

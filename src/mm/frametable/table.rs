@@ -5,6 +5,7 @@ use super::split::{SplitPool, SplitSlab, split_at};
 use super::{ClaimError, FrameState, InitError};
 use crate::frame::{CHUNK_FRAMES, DomId, Mfn, MfnRange, Order};
 use crate::mm::page_info::{CountFlags, PageInfo};
+use core::ops::Range;
 use core::sync::atomic::Ordering;
 
 /// Most chunks that a table describes: 16 TiB of addresses. Links of free lists are 32 bits and name frames, as Xen's are without BIGMEM.
@@ -37,8 +38,17 @@ impl Part {
         self.first == 0 && self.end == CHUNK_FRAMES as usize
     }
 
+    pub fn is_empty(self) -> bool {
+        self.first == self.end
+    }
+
     pub fn len(self) -> u64 {
         (self.end - self.first) as u64
+    }
+
+    /// The frames.
+    pub fn frames(self) -> impl Iterator<Item = Mfn> {
+        (self.first..self.end).map(move |index| self.mfn(index))
     }
 
     /// The frame of the page `index` of the chunk.
@@ -61,6 +71,30 @@ pub(in crate::mm) fn parts(range: MfnRange) -> impl Iterator<Item = Part> {
         at = stop;
         Some(part)
     })
+}
+
+/// A range taken apart into the chunks that it covers whole, and what it has of the chunks before and behind them.
+struct Cut {
+    head: Part,
+    whole: Range<usize>,
+    tail: Part,
+}
+
+impl Cut {
+    fn of(range: MfnRange) -> Self {
+        let place = |frame: u64| ((frame / CHUNK_FRAMES) as usize, (frame % CHUNK_FRAMES) as usize);
+        let ((first_chunk, first), (end_chunk, end)) = (place(range.start()), place(range.end()));
+        let none = Part { chunk: 0, first: 0, end: 0 };
+        if first_chunk == end_chunk {
+            return Self { head: Part { chunk: first_chunk, first, end }, whole: 0..0, tail: none };
+        }
+        let tail = Part { chunk: end_chunk, first: 0, end };
+        if first == 0 {
+            return Self { head: none, whole: first_chunk..end_chunk, tail };
+        }
+        let head = Part { chunk: first_chunk, first, end: CHUNK_FRAMES as usize };
+        Self { head, whole: first_chunk + 1..end_chunk, tail }
+    }
 }
 
 /// Who owns which frame. See the [module](super).
@@ -228,8 +262,7 @@ impl FrameTable {
         }
         for part in parts(range) {
             if self.entries[part.chunk].word() != packed::UNCLAIMED {
-                let frames = (part.first..part.end).map(|i| part.mfn(i));
-                let bad = frames.into_iter().find(|&mfn| self.state_of(mfn) != FrameState::Unclaimed);
+                let bad = part.frames().find(|&mfn| self.state_of(mfn) != FrameState::Unclaimed);
                 return Err(self.init_conflict(bad.unwrap_or(part.mfn(0))));
             }
         }
@@ -252,50 +285,94 @@ impl FrameTable {
 
     /// Gives frames to `owner` that nobody has, after checking all of them (I1, I6). Nothing has changed on an error. Costs
     /// one step a chunk where chunks are claimed whole, and a split where one is claimed in part.
+    #[inline]
     pub fn claim(&self, pool: &mut SplitPool, range: MfnRange, owner: DomId) -> Result<(), ClaimError> {
-        let mut nr_splits = 0;
-        for part in parts(range) {
-            let Some(entry) = self.entries.get(part.chunk) else {
-                return Err(self.conflict(part, part.first, owner));
-            };
-            match entry.word() {
-                packed::UNCLAIMED => nr_splits += u64::from(!part.is_whole()),
-                _ => match entry.split_id() {
-                    Some(id) => {
-                        let pages = &self.pages(id)[part.first..part.end];
-                        if let Some(bad) = pages.iter().position(|p| !p.is_uninitialised()) {
-                            return Err(self.conflict(part, part.first + bad, owner));
-                        }
-                    }
-                    None => return Err(self.conflict(part, part.first, owner)),
-                },
+        let Cut { head, whole, tail } = Cut::of(range);
+        // Nearly all ranges are some whole chunks, or a part of one.
+        if head.is_empty() && tail.is_empty() {
+            self.claim_chunks(whole, range, owner)
+        } else if whole.is_empty() && tail.is_empty() {
+            self.claim_within(pool, head, range, owner)
+        } else {
+            self.claim_across(pool, Cut { head, whole, tail }, range, owner)
+        }
+    }
+
+    fn claim_chunks(&self, whole: Range<usize>, range: MfnRange, owner: DomId) -> Result<(), ClaimError> {
+        match self.entries.get(whole) {
+            // A chunk is never split when all of it is unclaimed, so one word tells.
+            Some(whole) if whole.iter().all(|entry| entry.word() == packed::UNCLAIMED) => {
+                for entry in whole {
+                    entry.set_word(packed::owned(owner));
+                }
+                Ok(())
             }
+            _ => Err(self.conflict(range, owner)),
+        }
+    }
+
+    fn claim_within(&self, pool: &mut SplitPool, part: Part, range: MfnRange, owner: DomId) -> Result<(), ClaimError> {
+        let Some(entry) = self.entries.get(part.chunk) else { return Err(self.conflict(range, owner)) };
+        let pages = match entry.split_id() {
+            Some(id) => self.pages(id),
+            None if entry.word() != packed::UNCLAIMED => return Err(self.conflict(range, owner)),
+            None => {
+                let none = ClaimError::NoRecords { range, needed: 1, found: 0 };
+                self.split(pool, part.chunk, Fill::Unclaimed).ok_or(none)?
+            }
+        };
+        let pages = &pages[part.first..part.end];
+        if !pages.iter().all(PageInfo::is_uninitialised) {
+            return Err(self.conflict(range, owner));
+        }
+        for page in pages {
+            page.assign(owner, CountFlags::empty());
+        }
+        entry.set_counts(entry.counts().moved(part.len(), Class::Unclaimed, Class::of_owner(owner)));
+        Ok(())
+    }
+
+    fn claim_across(&self, pool: &mut SplitPool, cut: Cut, range: MfnRange, owner: DomId) -> Result<(), ClaimError> {
+        let ends = [cut.head, cut.tail];
+        let mut nr_splits = 0;
+        for part in ends.iter().filter(|part| !part.is_empty()) {
+            let Some(splits) = self.check_part(part) else { return Err(self.conflict(range, owner)) };
+            nr_splits += splits;
         }
         if nr_splits > pool.nr_unused() {
-            return Err(ClaimError::NoRecords { range, needed: nr_splits, found: pool.nr_unused() });
-        }
-        let class = Class::of_owner(owner);
-        for part in parts(range) {
-            let entry = &self.entries[part.chunk];
-            let pages = match entry.split_id() {
-                None if part.is_whole() => {
-                    entry.set_word(packed::owned(owner));
-                    continue;
-                }
-                None => self.split(pool, part.chunk, Fill::Unclaimed).expect("the splits were counted above"),
-                Some(id) => self.pages(id),
+            return match self.first_conflict(range) {
+                Some(_) => Err(self.conflict(range, owner)),
+                None => Err(ClaimError::NoRecords { range, needed: nr_splits, found: pool.nr_unused() }),
             };
-            for page in &pages[part.first..part.end] {
-                page.assign(owner, CountFlags::empty());
-            }
-            entry.set_counts(entry.counts().moved(part.len(), Class::Unclaimed, class));
+        }
+        self.claim_chunks(cut.whole, range, owner)?;
+        for part in ends.into_iter().filter(|part| !part.is_empty()) {
+            let first = part.mfn(part.first);
+            self.claim_within(pool, part, MfnRange::new(first, part.len()), owner)?;
         }
         Ok(())
     }
 
+    /// Splits that it takes to claim a part of a chunk, if all of it is unclaimed.
+    fn check_part(&self, part: &Part) -> Option<u64> {
+        let entry = self.entries.get(part.chunk)?;
+        match entry.split_id() {
+            Some(id) => self.pages(id)[part.first..part.end].iter().all(PageInfo::is_uninitialised).then_some(0),
+            None => (entry.word() == packed::UNCLAIMED).then_some(1),
+        }
+    }
+
+    /// The first frame of a range that cannot be claimed.
+    fn first_conflict(&self, range: MfnRange) -> Option<Mfn> {
+        let is_taken = |&mfn: &Mfn| self.state_of(mfn) != FrameState::Unclaimed;
+        parts(range)
+            .filter(|part| self.entries.get(part.chunk).map(ChunkEntry::word) != Some(packed::UNCLAIMED))
+            .find_map(|part| part.frames().find(is_taken))
+    }
+
     #[cold]
-    fn conflict(&self, part: Part, index: usize, wanted: DomId) -> ClaimError {
-        let mfn = part.mfn(index);
+    fn conflict(&self, range: MfnRange, wanted: DomId) -> ClaimError {
+        let mfn = self.first_conflict(range).or(range.first()).unwrap_or(Mfn::ZERO);
         ClaimError::Conflict { mfn, wanted, found: self.state_of(mfn) }
     }
 

@@ -158,6 +158,40 @@ fn without_page_records_a_claim_changes_nothing() {
 }
 
 #[test]
+fn a_claim_over_three_chunks_with_records_for_one_changes_nothing() {
+    let frames = machine(8, 1);
+    frames.lock().init_ram(range(512, 8 * 512)).unwrap();
+    for i in 1..4 {
+        frames.claim(range(i * 512, i * 512 + 1), d(1)).unwrap();
+    }
+    let before = frames.ledger();
+    let three = range(5 * 512 - 1, 6 * 512 + 1);
+    assert_eq!(frames.claim(three, d(2)), Err(ClaimError::NoRecords { range: three, needed: 2, found: 1 }));
+    assert_eq!(frames.ledger(), before);
+    // That a frame is taken is said before records are asked for.
+    frames.claim(range(5 * 512, 6 * 512), d(1)).unwrap();
+    let found = FrameState::Owned { owner: d(1) };
+    assert_eq!(frames.claim(three, d(2)), Err(ClaimError::Conflict { mfn: Mfn::new(5 * 512), wanted: d(2), found }));
+    frames.validate().unwrap();
+}
+
+#[test]
+fn records_that_were_used_before_are_cleared() {
+    let frames = machine(4, 0);
+    frames.lock().pool().feed(&slab()[..1]).unwrap();
+    frames.lock().init_ram(range(512, 4 * 512)).unwrap();
+    frames.claim(range(512, 1024), d(1)).unwrap();
+    assert_eq!(frames.relinquish(range(512, 1023), d(1)), Ok(511));
+    frames.release(range(1023, 1024), d(1)).unwrap();
+    frames.lock().drain();
+    assert_eq!(unused(&frames), 1);
+    frames.claim(range(1024, 1025), d(2)).unwrap();
+    assert_eq!(frames.state_of(Mfn::new(1025)), FrameState::Unclaimed);
+    frames.claim(range(1025, 1536), d(2)).unwrap();
+    frames.validate().unwrap();
+}
+
+#[test]
 fn a_page_gets_a_life_of_its_own_when_it_is_looked_up() {
     let frames = machine(4, 1);
     frames.lock().init_ram(range(512, 4 * 512 - 1)).unwrap();
@@ -186,6 +220,7 @@ fn low_memory_that_is_reserved_is_a_hole() {
     frames.claim(range(512, 1024), DomId::IO).unwrap();
     assert_eq!(frames.ledger().holes, 256 + 512);
     assert_eq!(frames.page(Mfn::new(600)).err(), Some(NoPage::NotRam));
+    assert_eq!(frames.table().chunk(1), Chunk::Owned { owner: DomId::IO });
     assert_eq!(frames.page(Mfn::new(20)).err(), Some(NoPage::NotRam));
 }
 
