@@ -15,7 +15,7 @@ use crate::cmdline::{self, Expect};
 use crate::domain::spec::ModuleSpec;
 use crate::frame::{DomId, Maddr, Mfn, MfnRange, Order};
 use crate::kexec::idmap::{IdmapError, RelocTables};
-use crate::kexec::image::{DigestCheck, ImageError, NextImage};
+use crate::kexec::image::{DigestCheck, ImageError, Needs, NextImage};
 use crate::kexec::kimage::{self, Kimage, KimageError};
 use crate::kexec::mbi::{MapEntry, MbiError, MbiWriter};
 use crate::kexec::reloc::{self, RelocArgs};
@@ -89,6 +89,7 @@ impl fmt::Display for Refusal {
 /// An image in place to be jumped to: all that the pause needs, and the proof that it was checked (I11).
 struct Staged {
     at: Maddr,
+    needs: Needs,
     kimage: Kimage,
     tables: RelocTables,
     copy: Mfn,
@@ -261,23 +262,42 @@ fn loaded_bytes(at: Maddr, len_bytes: u64) -> &'static [u8] {
     unsafe { directmap::bytes(at, len_bytes) }
 }
 
-/// Everything that the incoming side will have to claim.
-fn load_of(host: &Host) -> Load {
+/// Everything that the incoming side will have to claim but the stream.
+fn claims_of(host: &Host) -> Vec<MfnRange> {
     let mut claims: Vec<MfnRange> = host.modules.lock().iter().map(|m| m.frames()).collect();
     claims.extend(log::place());
     let domains: Vec<_> = host.domains.lock().values().cloned().collect();
-    // The stream's frames come from wherever a page is free: each may be in a chunk of its own.
-    let mut stream_frames = 16;
     for domain in &domains {
         let memory = domain.memory.lock();
         claims.extend(memory.extents.iter().map(|e| e.range()));
         claims.push(MfnRange::new(memory.shared_info, 1));
-        let vcpus = domain.vcpus.lock().len() as u64;
-        stream_frames += 3 + vcpus * 4 + memory.extents.nr_extents() as u64 / 200;
     }
-    // Frames handed out one after the other mostly share a chunk; one chunk in eight is a careful guess.
-    let partial_chunks = partial_chunks(claims) + stream_frames.div_ceil(8) + 4;
+    claims
+}
+
+/// What the incoming side's boot depends on. The frames of the stream are known only when it is written: until then a bound on
+/// their number stands for the chunks that they cut, which they mostly share; `fits` looks again before the jump.
+fn load_of(host: &Host) -> Load {
+    let domains: Vec<_> = host.domains.lock().values().cloned().collect();
+    let mut stream_frames = 16;
+    for domain in &domains {
+        let extents = domain.memory.lock().extents.nr_extents() as u64;
+        stream_frames += 3 + domain.vcpus.lock().len() as u64 * 4 + extents / 200;
+    }
+    let partial_chunks = partial_chunks(claims_of(host)) + stream_frames.div_ceil(8) + 4;
     Load { ram_end: host.memmap.end(), gib_pages: host.features.gib_pages, partial_chunks }
+}
+
+/// The last check before the jump: with the stream where it is now, the region is large enough.
+fn fits(host: &Host, image: &Needs, stream: &[Block]) -> Result<(), Refusal> {
+    let claims = claims_of(host).into_iter().chain(stream.iter().map(Block::range));
+    let load =
+        Load { ram_end: host.memmap.end(), gib_pages: host.features.gib_pages, partial_chunks: partial_chunks(claims) };
+    let needs = RegionNeeds::of(image, &load);
+    if needs.total() > host.region.len_bytes() {
+        return Err(Refusal::RegionTooSmall { needs, has: host.region.len_bytes() });
+    }
+    Ok(())
 }
 
 /// All the checks (I11) but the digest, which takes long: the image is whole, fits slot and region, and reads what is written.
@@ -367,7 +387,7 @@ fn stage_next(host: &Host) -> Result<bool, Refusal> {
         Ok((kimage, tables, copy)) => {
             let entries = kimage.nr_entries();
             log!("lu", "staged {} from module {name}: {entries} entries", image.version());
-            host.update.lock().staged = Some(Staged { at, kimage, tables, copy, blocks });
+            host.update.lock().staged = Some(Staged { at, needs: *image.needs(), kimage, tables, copy, blocks });
             Ok(true)
         }
         Err(e) => {
@@ -465,6 +485,13 @@ fn pause_and_jump(host: &Host, frame: &mut Frame, paused_tsc: u64) -> Result<cor
     quiesce(host, frame)?;
     let facts = facts(host, paused_tsc);
     let saved = save::save(host, &facts).map_err(Refusal::Save)?;
+    let needs = host.update.lock().staged.as_ref().map(|s| s.needs);
+    if let Err(refusal) = needs.ok_or(Refusal::NoImage).and_then(|needs| fits(host, &needs, &saved.blocks)) {
+        for block in saved.blocks {
+            host.frames.free(block);
+        }
+        return Err(refusal);
+    }
     let args = {
         let mut u = host.update.lock();
         let Some(staged) = &mut u.staged else {
