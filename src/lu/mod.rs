@@ -7,6 +7,8 @@ pub mod records;
 pub mod stream;
 
 #[cfg(target_os = "none")]
+pub mod report;
+#[cfg(target_os = "none")]
 pub mod restore;
 #[cfg(target_os = "none")]
 pub mod save;

@@ -12,8 +12,9 @@ use super::records::{
     self, AnyRecord, CallbackMasks, Channel, ChannelState, DomainBegin, HostFlags, LuHost, LuTime, LuVcpu, Pin,
     Summary, VCPU_CONTEXT_LEN, VcpuFlags,
 };
+use super::report::{self, Report};
 use super::stream::{PagedSource, StreamError};
-use super::update::{Report, UpdateState};
+use super::update::UpdateState;
 use crate::domain::console::ConsoleRing;
 use crate::domain::evtchn::{DomainConfig, PortRecord, PortState, Service};
 use crate::frame::{DomId, Maddr, Mfn, MfnRange};
@@ -352,7 +353,7 @@ impl Incoming {
     /// Hands the report over, to be completed when the first guest runs.
     pub fn finish(self, host: &Host) {
         let from = self.from().to_owned();
-        super::update::expect_resume(host, self.report, from);
+        report::expect_resume(host, self.report, from);
     }
 }
 

@@ -1,4 +1,4 @@
-//! The outgoing side: trigger, plan, quiesce, save, jump; and the report of an update that has come about.
+//! The outgoing side: trigger, plan, quiesce, save, jump.
 //!
 //! ```text
 //!   request ─ stage (image checked, plan, entry list, relocation tables) ── guests run all the while
@@ -9,7 +9,8 @@
 //! have been checked before. A staged image stays staged: an update that was refused or aborted can be asked for again.
 
 use super::needs::{Load, RegionNeeds, partial_chunks};
-use super::records::{LuHost, Stage, StreamVersion, Summary, stage};
+use super::records::{LuHost, StreamVersion};
+use super::report::{self, Report};
 use super::save::{self, SaveError, UpdateFacts};
 use crate::cmdline::{self, Expect};
 use crate::domain::spec::ModuleSpec;
@@ -23,7 +24,7 @@ use crate::log;
 use crate::mm::buddy::Block;
 use crate::mm::physmem::PhysMem;
 use crate::run::host::Host;
-use crate::run::{console, context, create, teardown};
+use crate::run::{console, context, teardown};
 use crate::verdict::{self, Verdict};
 use crate::x86::directmap::{self, DirectMap};
 use crate::x86::traps::Frame;
@@ -32,7 +33,6 @@ use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::{AtomicBool, Ordering};
 
 /// Where the relocation code's copy is mapped executable.
 pub const RELOC_VA: u64 = 0xffff_82d0_c000_0000;
@@ -107,14 +107,14 @@ pub struct UpdateState {
     sequence: u64,
     requested: bool,
     automatic_done: u64,
-    next_ns: u64,
+    pub(super) next_ns: u64,
     finish_ns: Option<u64>,
     finish_typed: bool,
     refusals: u64,
     staged: Option<Staged>,
     loaded: Option<Loaded>,
-    report: Option<(Report, String)>,
-    later_created: bool,
+    pub(super) report: Option<(Report, String)>,
+    pub(super) later_created: bool,
     /// The next image's digest, being computed piece by piece while guests run.
     checking: Option<(Maddr, DigestCheck<'static>)>,
     next_check_ns: u64,
@@ -208,7 +208,7 @@ pub fn next_tick(host: &Host) -> u64 {
 
 /// Triggers automatic updates, types `finish`, prints the report of an update that has come about.
 pub fn tick(host: &Host, now: u64) {
-    print_report(host);
+    report::print(host);
     if now < next_tick(host) {
         return;
     }
@@ -600,117 +600,4 @@ pub fn has_next(host: &Host) -> bool {
 /// True if an image is loaded.
 pub fn is_loaded(host: &Host) -> bool {
     host.update.lock().loaded.is_some()
-}
-
-/// The stages of an update, in TSC stamps, and what was carried.
-pub struct Report {
-    summary: Summary,
-    paused: u64,
-    saved: u64,
-    relocation: [u64; 2],
-    entered: u64,
-    plugged: u64,
-    restored: u64,
-    resumed: u64,
-}
-
-static RESUME_EXPECTED: AtomicBool = AtomicBool::new(false);
-
-impl Report {
-    /// A report on a stream; the relocation code has left its stamps in the region's first page.
-    pub fn new(summary: Summary, region: MfnRange) -> Self {
-        let page = region.first().unwrap_or(Mfn::ZERO).maddr();
-        let stamp = |offset: usize| DirectMap.read_u64(page.offset(offset as u64));
-        Self {
-            summary,
-            paused: 0,
-            saved: 0,
-            relocation: [stamp(reloc::STAMP_START_OFFSET as usize), stamp(reloc::STAMP_END_OFFSET as usize)],
-            entered: 0,
-            plugged: 0,
-            restored: 0,
-            resumed: 0,
-        }
-    }
-
-    /// A stamp of the outgoing side.
-    pub fn stamp_outgoing(&mut self, stamp: Stage) {
-        match stamp.stage {
-            stage::PAUSED => self.paused = stamp.tsc,
-            stage::SAVED => self.saved = stamp.tsc,
-            _ => {}
-        }
-    }
-
-    /// The image was entered.
-    pub fn entered(&mut self, tsc: u64) {
-        self.entered = tsc;
-    }
-
-    /// Free memory is plugged in.
-    pub fn plugged(&mut self) {
-        self.plugged = tsc::rdtsc();
-    }
-
-    /// Domains are restored.
-    pub fn restored(&mut self) {
-        self.restored = tsc::rdtsc();
-    }
-}
-
-/// The next return to a guest ends the pause.
-pub fn expect_resume(host: &Host, report: Report, from: String) {
-    host.update.lock().report = Some((report, from));
-    RESUME_EXPECTED.store(true, Ordering::Release);
-}
-
-/// A guest is about to run.
-pub fn note_resume(host: &Host) {
-    if RESUME_EXPECTED.swap(false, Ordering::AcqRel)
-        && let Some((report, _)) = &mut host.update.lock().report
-    {
-        report.resumed = tsc::rdtsc();
-    }
-}
-
-/// Prints the report once the first guest has run (or is not going to).
-fn print_report(host: &Host) {
-    let waits = RESUME_EXPECTED.load(Ordering::Acquire);
-    let (r, from) = {
-        let mut u = host.update.lock();
-        match &u.report {
-            None => return,
-            Some(_) if waits && host.sched.lock().is_contended() => return,
-            Some(_) => {}
-        }
-        let Some(taken) = u.report.take() else { return };
-        taken
-    };
-    RESUME_EXPECTED.store(false, Ordering::Release);
-    host.update.lock().next_ns = tsc::now_ns() + host.options.lu_every_ns;
-    let scale = tsc::clock().scale;
-    let resumed = if r.resumed != 0 { r.resumed } else { tsc::rdtsc() };
-    let between = |a: u64, b: u64| scale.ns(b.saturating_sub(a));
-    log::release();
-    let s = &r.summary;
-    log!(
-        "lu",
-        "report {{\"sequence\":{},\"from\":\"{from}\",\"to\":\"{}\",\"pause_ns\":{},\"stages\":{{\"save\":{},\"relocate\":{},\"boot\":{},\"restore\":{},\"resume\":{}}},\"domains\":{},\"extents\":{},\"pages\":{},\"stream_bytes\":{}}}",
-        s.version.update_sequence,
-        crate::build::VERSION,
-        between(r.paused, resumed),
-        between(r.paused, r.relocation[0].max(r.saved)),
-        between(r.relocation[0].max(r.saved), r.entered),
-        between(r.entered, r.plugged),
-        between(r.plugged, r.restored),
-        between(r.restored, resumed),
-        s.nr_domains,
-        s.nr_extents,
-        s.nr_pages,
-        s.len_bytes
-    );
-    let first = !core::mem::replace(&mut host.update.lock().later_created, true);
-    if first && s.version.update_sequence == 1 {
-        create::create_later_domains(host);
-    }
 }

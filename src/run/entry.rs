@@ -154,5 +154,5 @@ pub fn to_guest(frame: &mut Frame) {
         }
     }
     work::arm_timer(tsc::now_ns());
-    crate::lu::update::note_resume(crate::run::host::host());
+    crate::lu::report::note_resume(crate::run::host::host());
 }
