@@ -5,4 +5,6 @@ pub mod console;
 pub mod evtchn;
 pub mod exchange;
 pub mod kernel;
+pub mod sched;
 pub mod spec;
+pub mod watchdog;

@@ -114,6 +114,7 @@ fn call(c: &mut Caller<'_>, number: u64, args: [u64; 5]) -> Outcome {
         nr::MMUEXT_OP => mmuext::mmuext_op(c, a, b, d, e),
         nr::SCHED_OP => sched::sched_op(c, a, b).into(),
         nr::SCHED_OP_COMPAT => sched::sched_op_compat(c, a, b).into(),
+        nr::NMI_OP => tables::nmi_op(c, a, b).into(),
         nr::CALLBACK_OP => tables::callback_op(c, a, b).into(),
         nr::EVENT_CHANNEL_OP => evtchn::event_channel_op(c, a, b).into(),
         nr::KEXEC_OP => kexec::kexec_op(c, a, b).into(),

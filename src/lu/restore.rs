@@ -10,13 +10,15 @@ use super::breadcrumb::{self, BreadcrumbError};
 use super::mfn_list::{self, MfnList, MfnListError};
 use super::records::{
     self, AnyRecord, CallbackMasks, Channel, ChannelState, DomainBegin, HostFlags, LuHost, LuTime, LuVcpu, Pin,
-    Summary, VCPU_CONTEXT_LEN, VcpuFlags,
+    Summary, VCPU_CONTEXT_LEN, VcpuFlags, VcpuPending,
 };
 use super::report::{self, Report};
 use super::stream::{PagedSource, StreamError};
 use super::update::UpdateState;
 use crate::domain::console::ConsoleRing;
 use crate::domain::evtchn::{DomainConfig, PortRecord, PortState, Service};
+use crate::domain::sched::WATCHDOGS;
+use crate::domain::watchdog::Watchdogs;
 use crate::frame::{DomId, Maddr, Mfn, MfnRange};
 use crate::hypercall;
 use crate::log;
@@ -27,6 +29,7 @@ use crate::run::create;
 use crate::run::domain::{Domain, DomainMemory, DomainParts, Rings, Shutdown};
 use crate::run::host::{Host, Module};
 use crate::run::vcpu::{Callback, GDT_FRAMES, RunState, Vcpu, VcpuState};
+use crate::run::work;
 use crate::start::Fatal;
 use crate::time::Clock;
 use crate::verdict::{self, Verdict};
@@ -109,6 +112,7 @@ struct SavedDomain {
     pins: Vec<Pin>,
     linear: Vec<Pin>,
     partial_line: Vec<u8>,
+    watchdogs: Watchdogs,
     channels: Vec<Channel>,
     vcpus: Vec<SavedVcpu>,
 }
@@ -401,6 +405,7 @@ impl SavedDomain {
             pins: Vec::new(),
             linear: Vec::new(),
             partial_line: Vec::new(),
+            watchdogs: Watchdogs::default(),
             channels: Vec::new(),
             vcpus: Vec::new(),
         }
@@ -429,6 +434,9 @@ impl SavedDomain {
                 for table in tables.iter() {
                     self.linear.push(table?);
                 }
+            }
+            AnyRecord::Watchdogs(saved) => {
+                self.watchdogs = Watchdogs(saved.ends_ns.map(|end| (end != 0).then_some(end)));
             }
             AnyRecord::Console(line) => self.partial_line = line.to_vec()?,
             AnyRecord::Channels(channels) => {
@@ -522,6 +530,8 @@ fn restore_domain(host: &Host, mut saved: SavedDomain) -> Result<(), Refused> {
     }));
     domain.console.lock().set_partial_line(&saved.partial_line);
     domain.set_vm_assist(begin.vm_assist);
+    let watchdogs = saved.watchdogs;
+    *domain.watchdogs.lock() = watchdogs;
     // Paused until everything of it is back.
     domain.set_paused(true);
     host.domains.lock().insert(id, domain.clone());
@@ -563,9 +573,12 @@ fn restore_domain(host: &Host, mut saved: SavedDomain) -> Result<(), Refused> {
     }
     *domain.vcpus.lock() = vcpus;
     domain.set_paused(false);
-    for vcpu in runnable {
-        host.sched.lock().enqueue(vcpu);
+    // Who gave its turn away stands behind those who did not.
+    let (yielded, others): (Vec<_>, Vec<_>) = runnable.into_iter().partition(|v| v.state.lock().yielded);
+    for vcpu in others.into_iter().chain(yielded) {
+        work::requeue(host, vcpu);
     }
+    host.sched.lock().set_timer((id, WATCHDOGS), watchdogs.next());
     Ok(())
 }
 
@@ -623,7 +636,13 @@ fn restore_vcpu(host: &Host, domain: &Arc<Domain>, from: SavedVcpu) -> Result<Ar
     v.callbacks.syscall = callback(c.syscall, CallbackMasks::SYSCALL);
     v.callbacks.syscall32 = callback(c.syscall32, CallbackMasks::SYSCALL32);
     v.callbacks.sysenter = callback(c.sysenter, CallbackMasks::SYSENTER);
-    v.callbacks.nmi = callback(c.nmi, CallbackMasks::NMI);
+    if c.nmi != 0 {
+        v.set_nmi_handler(c.nmi);
+    }
+    v.nmi_pending = s.pending.contains(VcpuPending::NMI);
+    v.nmi_masked = s.pending.contains(VcpuPending::NMI_MASKED);
+    v.yielded = s.flags.contains(VcpuFlags::YIELDED);
+    v.poll_port = s.poll_port;
     let vcpu = Arc::new(Vcpu { domain: domain.clone(), id: s.vcpu, state: spin::Mutex::new(v) });
     hypercall::tables::take_gdt(&vcpu, gdt.0, gdt.1).map_err(refused)?;
     hypercall::mmuext::map_ldt(&vcpu);

@@ -24,7 +24,7 @@ use crate::log;
 use crate::mm::buddy::Block;
 use crate::mm::physmem::PhysMem;
 use crate::run::host::Host;
-use crate::run::{console, context, teardown};
+use crate::run::{console, context, teardown, work};
 use crate::verdict::{self, Verdict};
 use crate::x86::directmap::{self, DirectMap};
 use crate::x86::traps::Frame;
@@ -527,7 +527,7 @@ fn quiesce(host: &Host, frame: &mut Frame) -> Result<(), Refusal> {
     if let Some(vcpu) = context::save_current(frame) {
         let runnable = vcpu.domain.may_run() && vcpu.state.lock().is_runnable();
         if runnable {
-            host.sched.lock().enqueue(vcpu);
+            work::requeue(host, vcpu);
         }
     }
     context::load_idle();

@@ -354,7 +354,8 @@ pub fn fpu_area(host: &Host) -> Option<FpuArea> {
 fn new_state(host: &Host, domain: &Domain, id: u32) -> Result<VcpuState, CreateError> {
     let fpu = fpu_area(host).ok_or(CreateError::NoMemory { frames: 1 })?;
     let info = host.evtchn.lock().vcpu_info(domain.id, id).ok_or(CreateError::Events(Errno::ENOENT))?;
-    let state = VcpuState::new(info, fpu);
+    let mut state = VcpuState::new(info, fpu);
+    state.runstate.entry_ns = crate::x86::tsc::now_ns();
     work::publish_time(&state);
     Ok(state)
 }
@@ -376,7 +377,6 @@ fn first_vcpu(host: &Host, domain: &Domain, start: &crate::domain::builder::Star
     v.online = true;
     v.initialised = true;
     v.runstate.state = runstate::RUNNABLE;
-    v.runstate.entry_ns = crate::x86::tsc::now_ns();
     Ok(v)
 }
 
@@ -389,6 +389,6 @@ fn add_vcpus(host: &Host, domain: &Arc<Domain>, first: VcpuState, nr: u32) -> Re
     }
     let boot = vcpus[0].clone();
     *domain.vcpus.lock() = vcpus;
-    host.sched.lock().enqueue(boot);
+    host.sched.lock().enqueue(boot.key(), boot);
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! A domain at run time.
 
 use crate::domain::console::ConsoleRing;
+use crate::domain::watchdog::Watchdogs;
 use crate::frame::{DomId, Mfn};
 use crate::mm::buddy::Block;
 use crate::mm::extents::ExtentMap;
@@ -111,6 +112,8 @@ pub struct Domain {
     pub vcpus: Mutex<Vec<Arc<Vcpu>>>,
     /// Console ring.
     pub console: Mutex<ConsoleRing>,
+    /// Watchdogs.
+    pub watchdogs: Mutex<Watchdogs>,
     /// Slots 256 to 271 for its L4s.
     pub l4_slots: [u64; 16],
     /// The tables of its own area (GDTs and LDTs).
@@ -166,6 +169,7 @@ impl Domain {
             memory: Mutex::new(memory),
             vcpus: Mutex::new(Vec::new()),
             console: Mutex::new(console),
+            watchdogs: Mutex::new(Watchdogs::default()),
             l4_slots,
             perdomain,
             handle,

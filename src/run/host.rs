@@ -2,6 +2,7 @@
 
 use crate::cmdline::Options;
 use crate::domain::evtchn::{Effect, Event, EventChannels};
+use crate::domain::sched::Scheduler;
 use crate::frame::{DomId, Maddr, Mfn, MfnRange, Order};
 use crate::memmap::MemMap;
 use crate::mm::buddy::Block;
@@ -13,12 +14,13 @@ use crate::mm::types::{Access, DomainView, Effects, PageTypes, TypeError};
 use crate::region::LuRegion;
 use crate::run::console::ConsoleState;
 use crate::run::domain::Domain;
-use crate::run::sched::Scheduler;
 use crate::run::teardown::Dying;
 use crate::run::vcpu::Vcpu;
+use crate::run::work;
 use crate::x86::cpu::Features;
 use crate::x86::directmap::DirectMap;
 use crate::x86::paging;
+use crate::xen::hypercall::runstate;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -81,7 +83,7 @@ pub struct Host {
     /// Event channels.
     pub evtchn: Mutex<EventChannels>,
     /// Scheduler.
-    pub sched: Mutex<Scheduler>,
+    pub sched: Mutex<Scheduler<Arc<Vcpu>>>,
     /// Console.
     pub console: Mutex<ConsoleState>,
     /// Domains being taken apart.
@@ -190,7 +192,11 @@ impl Host {
         if matches!(event.effect, Effect::Upcall | Effect::Pending) {
             let vcpus = domain.vcpus.lock().clone();
             for vcpu in vcpus {
-                if vcpu.state.lock().polling_until.is_some() {
+                let polls = {
+                    let v = vcpu.state.lock();
+                    v.polling_until.is_some() && (v.poll_port == 0 || v.poll_port == event.port)
+                };
+                if polls {
                     self.wake(&vcpu);
                 }
             }
@@ -202,28 +208,30 @@ impl Host {
         let now = crate::x86::tsc::now_ns();
         let timer = {
             let mut v = vcpu.state.lock();
-            if !v.blocked && v.polling_until.is_none() {
+            if !v.is_waiting() {
                 return;
             }
             v.blocked = false;
-            v.polling_until = None;
+            (v.polling_until, v.poll_port) = (None, 0);
             if !v.online {
                 return;
             }
-            if v.runstate.state == crate::xen::hypercall::runstate::BLOCKED {
-                v.runstate.enter(crate::xen::hypercall::runstate::RUNNABLE, now);
+            if v.runstate.state == runstate::BLOCKED {
+                work::enter_runstate(&mut v, vcpu, runstate::RUNNABLE, now);
             }
             v.next_timer()
         };
         let cpu = crate::x86::percpu::this_cpu();
         let current = cpu.current();
-        let mut sched = self.sched.lock();
-        sched.set_timer(vcpu.key(), timer);
         if current.as_ref().is_some_and(|c| c.key() == vcpu.key()) {
+            self.sched.lock().set_timer(vcpu.key(), timer);
             return;
         }
-        sched.enqueue(vcpu.clone());
-        if current.is_none_or(|c| sched.someone_is_behind(&c)) {
+        let running = current.map(|c| (c.key(), now.saturating_sub(c.state.lock().runstate.entry_ns)));
+        let mut sched = self.sched.lock();
+        sched.set_timer(vcpu.key(), timer);
+        sched.enqueue(vcpu.key(), vcpu.clone());
+        if running.is_none_or(|(key, ran)| sched.someone_is_behind(key, ran)) {
             cpu.reschedule.set(true);
         }
     }

@@ -6,7 +6,6 @@
 //! | [`entry`] | entries from guests and the way back |
 //! | [`bounce`] | exceptions, events and system calls put onto a guest's stack |
 //! | [`context`] | which vCPU's registers are in the CPU |
-//! | [`sched`] | which vCPU runs next, timers |
 //! | [`work`] | what is due between guests: timers, console, updates, teardown |
 //! | [`create`], [`teardown`] | a domain's beginning and end |
 //!
@@ -20,7 +19,6 @@ pub mod domain;
 pub mod entry;
 pub mod guest_mem;
 pub mod host;
-pub mod sched;
 pub mod teardown;
 pub mod vcpu;
 pub mod work;

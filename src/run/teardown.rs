@@ -1,5 +1,6 @@
 //! A domain's end: it stops, its references are dropped, its memory becomes free, in steps between which others run.
 
+use crate::domain::sched::WATCHDOGS;
 use crate::frame::{MfnRange, PAGE_SIZE};
 use crate::log;
 use crate::mm::physmem::PhysMem;
@@ -41,8 +42,9 @@ pub fn shut_down(domain: &Arc<Domain>, reason: Shutdown) {
         verdict::note(Verdict::Failure);
     }
     for vcpu in domain.vcpus.lock().iter() {
-        host.sched.lock().remove(vcpu);
+        host.sched.lock().remove(vcpu.key());
     }
+    host.sched.lock().remove((domain.id, WATCHDOGS));
     // Peers learn of it as their ports become unbound.
     let _ = host.evtchn.lock().remove_domain(domain.id);
     this_cpu().reschedule.set(true);

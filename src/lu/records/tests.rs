@@ -118,7 +118,7 @@ fn vcpu() -> LuVcpu {
             masks: CallbackMasks::SYSCALL | CallbackMasks::NMI,
         },
         iopl: 1,
-        pending: VcpuPending::NMI,
+        pending: VcpuPending::NMI | VcpuPending::NMI_MASKED,
         poll_until_ns: 0xd0,
         iobmp: 0xd1,
         iobmp_nr_ports: 0x1_0000,
@@ -206,7 +206,7 @@ fn a_vcpu_is_as_the_document_says() {
         [(80, 8, 0xb2), (88, 8, 0xb3), (96, 8, 0xa3), (104, 8, 0xa4)],
         [(112, 8, 0xa5), (120, 8, 0xa6), (128, 8, 0xc0), (136, 8, 0xc1)],
         [(144, 8, 0xc2), (152, 8, 0xc3), (160, 8, 0xc4), (168, 8, 0xc5)],
-        [(176, 4, 36), (180, 4, 1), (184, 4, 1), (192, 8, 0xd0)],
+        [(176, 4, 36), (180, 4, 1), (184, 4, 5), (192, 8, 0xd0)],
         [(200, 8, 0xd1), (208, 4, 0x1_0000), (212, 4, 0), (216, 8, 0)],
     ];
     let bytes = layout(256, fields.as_flattened());
@@ -215,7 +215,7 @@ fn a_vcpu_is_as_the_document_says() {
         &bytes,
         &[(4, 4, 64), (16, 8, 1 << 40), (32, 4, 4), (32, 4, 4040), (32, 4, 4096), (48, 4, 4), (176, 4, 64)],
     );
-    refuse::<LuVcpu>(&bytes, &[(180, 4, 4), (184, 4, 4), (208, 4, 0x1_0001)]);
+    refuse::<LuVcpu>(&bytes, &[(180, 4, 4), (184, 4, 8), (208, 4, 0x1_0001)]);
 }
 
 #[test]
@@ -481,6 +481,12 @@ fn names_are_printable_and_padded() {
     assert_eq!(Name::<4>::try_new("a\nb"), Err(NameError::NotPrintable { index: 1, found: 10 }));
     assert_eq!(Name::<4>::try_new("a\0"), Err(NameError::NotPrintable { index: 1, found: 0 }));
     assert_eq!(Name::<4>::try_new("é"), Err(NameError::NotPrintable { index: 0, found: 0xc3 }));
+}
+
+#[test]
+fn watchdogs_are_as_the_document_says() {
+    let bytes = layout(16, &[(8, 8, 0x1122_3344_5566_7788)]);
+    check(&LuWatchdogs { ends_ns: [0, 0x1122_3344_5566_7788] }, &bytes, &[]);
 }
 
 #[test]

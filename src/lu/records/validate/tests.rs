@@ -129,6 +129,7 @@ fn good() -> Vec<Saved> {
         words(LU_EVTCHN, &[ipi(1), ipi(4)].concat()),
         words(LU_EVTCHN, &ipi(5)),
         words(LU_GRANTS, &[1 | 1 << 32, 0x13]),
+        words(LU_WATCHDOGS, &[1, 2]),
         vcpu(0, VcpuFlags::INITIALISED | VcpuFlags::UP),
         blob(X86_PV_VCPU_BASIC, 0, 5176),
         blob(X86_PV_VCPU_XSAVE, 0, 24),
