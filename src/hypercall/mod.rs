@@ -16,6 +16,7 @@ pub mod tables;
 pub mod vcpu;
 pub mod version;
 
+use crate::frame::Mfn;
 use crate::run::guest_mem::{GuestMem, field_u64};
 use crate::run::vcpu::Vcpu;
 use crate::x86::directmap::DirectMap;
@@ -60,8 +61,12 @@ pub struct Caller<'a> {
 impl Caller<'_> {
     /// The guest kernel's virtual memory.
     pub fn memory(&self) -> Result<GuestMem<'static, DirectMap>, Errno> {
-        let l4 = self.vcpu.state.lock().kernel_l4.ok_or(Errno::EFAULT)?;
-        Ok(GuestMem::new(&DirectMap, l4))
+        Ok(GuestMem::new(&DirectMap, self.kernel_l4()?))
+    }
+
+    /// The page tables of the guest's kernel.
+    pub fn kernel_l4(&self) -> Result<Mfn, Errno> {
+        self.vcpu.state.lock().kernel_l4.ok_or(Errno::EFAULT)
     }
 
     /// Something else is due: a long call should give way.

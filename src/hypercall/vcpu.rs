@@ -95,17 +95,19 @@ pub fn vcpu_op(c: &mut Caller<'_>, cmd: u64, id: u64, arg: u64) -> Result<u64, E
         }
         op::REGISTER_RUNSTATE_MEMORY_AREA => {
             let area = area_address(memory.read_u64(arg)?)?;
+            let l4 = c.kernel_l4()?;
             let mut v = vcpu.state.lock();
             v.runstate.area_va = area;
-            work::publish_runstate(&v, &vcpu);
+            work::publish_runstate_by(l4, &v, &vcpu);
             Ok(0)
         }
         op::REGISTER_VCPU_TIME_MEMORY_AREA => {
             let area = area_address(memory.read_u64(arg)?)?;
+            let l4 = c.kernel_l4()?;
             let mut v = vcpu.state.lock();
             v.time_area_va = area;
             work::publish_time(&v);
-            work::publish_time_copy(&v);
+            work::publish_time_copy(l4, &v);
             Ok(0)
         }
         // Of others only while they are down: they would miss what is written to the old place.

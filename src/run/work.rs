@@ -2,7 +2,7 @@
 
 use crate::cmdline::{Exit, Expect};
 use crate::domain::sched::WATCHDOGS;
-use crate::frame::DomId;
+use crate::frame::{DomId, Mfn};
 use crate::log;
 use crate::lu::update;
 use crate::mm::physmem::PhysMem;
@@ -197,9 +197,18 @@ pub fn enter_runstate(v: &mut VcpuState, vcpu: &Vcpu, state: u32, now: u64) {
 }
 
 /// Writes the vCPU's run state to where the guest wants it.
-pub fn publish_runstate(v: &VcpuState, vcpu: &Vcpu) {
+fn publish_runstate(v: &VcpuState, vcpu: &Vcpu) {
+    if let Some(l4) = v.kernel_l4 {
+        publish_runstate_by(l4, v, vcpu);
+    }
+}
+
+/// The same by given page tables: a vCPU whose area is registered by another may have none of its own yet.
+pub fn publish_runstate_by(l4: Mfn, v: &VcpuState, vcpu: &Vcpu) {
     use vcpu_runstate_info as f;
-    let (true, Some(l4)) = (v.runstate.area_va != 0, v.kernel_l4) else { return };
+    if v.runstate.area_va == 0 {
+        return;
+    }
     let flag = vcpu.domain.vm_assist() >> vm_assist::TYPE_RUNSTATE_UPDATE_FLAG & 1 != 0;
     let r = v.runstate;
     let mut bytes = [0u8; f::SIZE];
@@ -250,9 +259,11 @@ pub fn publish_time(v: &VcpuState) {
     DirectMap.write(at, &version.wrapping_add(1).to_le_bytes());
 }
 
-/// Writes the clock into the copy that the guest has registered.
-pub fn publish_time_copy(v: &VcpuState) {
-    let (true, Some(l4)) = (v.time_area_va != 0, v.kernel_l4) else { return };
+/// Writes the clock into the copy that the guest has registered, by the page tables of whoever registers it.
+pub fn publish_time_copy(l4: Mfn, v: &VcpuState) {
+    if v.time_area_va == 0 {
+        return;
+    }
     let mut bytes = [0u8; vcpu_time_info::SIZE];
     DirectMap.read(v.info.offset(vcpu_info::TIME as u64), &mut bytes);
     // A guest that has unmapped its area gets nothing, as with Xen.

@@ -8,6 +8,7 @@ mod kexec;
 mod refusal;
 mod region;
 pub mod runner;
+mod smp;
 mod update;
 
 use crate::console::Act;
@@ -75,7 +76,7 @@ pub fn chosen(filter: Option<&str>) -> Vec<Scenario> {
 
 /// All scenarios, theme by theme.
 fn all() -> Vec<Scenario> {
-    [boot::all(), region::all(), update::all(), guests::all(), refusal::all(), kexec::all()]
+    [boot::all(), region::all(), update::all(), guests::all(), refusal::all(), kexec::all(), smp::all()]
         .into_iter()
         .flatten()
         .collect()
