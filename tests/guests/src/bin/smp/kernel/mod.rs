@@ -207,6 +207,7 @@ impl Vcpu {
     fn round(&mut self) {
         let Vcpu { me, rounds, .. } = *self;
         registers::check_identity(me);
+        nmi::check(me);
         lock::count(me);
         ROUNDS[me].fetch_add(1, Ordering::SeqCst);
         self.notify_all();
