@@ -9,7 +9,7 @@ use crate::run::guest_mem::field_u64;
 use crate::run::host::host;
 use crate::run::vcpu::{Callback, GDT_FRAMES, TrapInfo, Vcpu, VcpuState};
 use crate::run::work;
-use crate::x86::tsc;
+use crate::x86::{cpu, tsc};
 use crate::xen::Errno;
 use crate::xen::hypercall::{pv, runstate, vcpu_op as op, vgcf};
 use crate::xen::layout::{vcpu_info, vcpu_runstate_info};
@@ -313,6 +313,7 @@ pub fn load_context(v: &mut VcpuState, c: &VcpuGuestContext) {
     (v.ldt_base, v.ldt_entries) = if has_ldt { (c.ldt_base, c.ldt_ents as u32) } else { (0, 0) };
     (v.kernel_ss, v.kernel_sp) = (c.kernel_ss, c.kernel_sp);
     v.task_switched = c.ctrlreg[0] & 8 != 0;
+    v.cr4 = cpu::guest_cr4(&host().features, c.ctrlreg[4]);
     for (reg, &value) in (0..).zip(&c.debugreg) {
         // One that is not allowed is left out, as in Xen.
         let _ = put_debugreg(v, reg, value);
@@ -363,6 +364,7 @@ pub fn context_of(v: &VcpuState, vm_assist: u64) -> Box<VcpuGuestContext> {
     c.ctrlreg[0] = 0x8000_0011 | if v.task_switched { 8 } else { 0 };
     let cr3 = |l4: Option<Mfn>| l4.map_or(0, |mfn| mfn.maddr().get());
     (c.ctrlreg[1], c.ctrlreg[3]) = (cr3(v.user_l4), cr3(v.kernel_l4));
+    c.ctrlreg[4] = v.cr4;
     c.debugreg = v.debugreg;
     c.event_callback = v.callbacks.event.rip;
     c.failsafe_callback = v.callbacks.failsafe.rip;
