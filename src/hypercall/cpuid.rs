@@ -4,7 +4,6 @@
 //! somebody has thought about its state.
 
 use crate::run::host::host;
-use crate::run::vcpu::VcpuState;
 use crate::x86::{cpu, tsc};
 
 const BASE: u32 = 0x4000_0000;
@@ -17,8 +16,8 @@ const MAX_BASIC: u32 = 0xd;
 /// Highest extended leaf that says anything.
 const MAX_EXTENDED: u32 = 0x8000_0008;
 
-/// eax, ebx, ecx, edx of a leaf for a vCPU.
-pub fn leaf(v: &VcpuState, leaf: u32, subleaf: u32) -> [u32; 4] {
+/// eax, ebx, ecx, edx of a leaf.
+pub fn leaf(leaf: u32, subleaf: u32) -> [u32; 4] {
     match leaf {
         BASE => [MAX_LEAF, 0x566e_6558, 0x6558_4d4d, 0x4d4d_566e], // "XenVMMXenVMM"
         0x4000_0001 => [(super::version::MAJOR << 16 | super::version::MINOR) as u32, 0, 0, 0],
@@ -37,17 +36,18 @@ pub fn leaf(v: &VcpuState, leaf: u32, subleaf: u32) -> [u32; 4] {
         0x4000_0004 => [0; 4],
         _ => {
             let r = cpu::cpuid(leaf, subleaf);
-            offered(v, leaf, subleaf, [r.eax, r.ebx, r.ecx, r.edx])
+            offered(leaf, subleaf, [r.eax, r.ebx, r.ecx, r.edx])
         }
     }
 }
 
 /// What is left of the CPU's own answer.
-fn offered(v: &VcpuState, leaf: u32, subleaf: u32, [a, b, c, d]: [u32; 4]) -> [u32; 4] {
+fn offered(leaf: u32, subleaf: u32, [a, b, c, d]: [u32; 4]) -> [u32; 4] {
     match (leaf, subleaf) {
         (0, _) => [a.min(MAX_BASIC), b, c, d],
         (1, _) => {
-            let osxsave = if v.cr4 & cpu::CR4_OSXSAVE != 0 { 1 << 27 } else { 0 };
+            // As with Xen, the kernel finds OSXSAVE set before it has set it: that is how it knows that it may.
+            let osxsave = if host().features.xsave { 1 << 27 } else { 0 };
             let hypervisor = 1 << 31;
             [a, b, c & LEAF_1_ECX | osxsave | hypervisor, d & LEAF_1_EDX]
         }

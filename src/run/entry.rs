@@ -135,7 +135,7 @@ fn forced_cpuid(v: &VcpuState, frame: &mut Frame) -> bool {
     if GuestMem::new(&DirectMap, l4).read(frame.rip, &mut code).is_err() || code != CODE {
         return false;
     }
-    let [a, b, c, d] = hypercall::cpuid::leaf(v, frame.rax as u32, frame.rcx as u32);
+    let [a, b, c, d] = hypercall::cpuid::leaf(frame.rax as u32, frame.rcx as u32);
     (frame.rax, frame.rbx, frame.rcx, frame.rdx) = (a.into(), b.into(), c.into(), d.into());
     frame.rip = frame.rip.wrapping_add(CODE.len() as u64);
     true
