@@ -291,7 +291,11 @@ pub fn iret(c: &mut Caller<'_>) -> Outcome {
         frame.rcx = field_u64(&b, f::RCX);
     }
     frame.rax = field_u64(&b, f::RAX);
-    let v = c.vcpu.state.lock();
+    let has_iopl = c.vcpu.domain.vm_assist() >> assist::TYPE_ARCHITECTURAL_IOPL & 1 != 0;
+    let mut v = c.vcpu.state.lock();
+    if has_iopl {
+        v.iopl = super::vcpu::iopl_of(rflags);
+    }
     let masked = u8::from(rflags & 1 << 9 == 0);
     bounce::set_info_byte(&v, vcpu_info::EVTCHN_UPCALL_MASK, masked);
     drop(v);

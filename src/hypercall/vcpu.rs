@@ -216,6 +216,9 @@ pub fn hold_info(domain: &Domain, mfn: Mfn) -> Result<(), Errno> {
     held.map_err(|_| Errno::EINVAL)
 }
 
+/// Where the I/O privilege level is in flags.
+pub const IOPL_SHIFT: u32 = 12;
+
 fn initialise(c: &mut Caller<'_>, vcpu: &Arc<Vcpu>, arg: u64) -> Result<u64, Errno> {
     if vcpu.state.lock().initialised {
         return Err(Errno::EEXIST);
@@ -300,10 +303,11 @@ pub fn load_context(v: &mut VcpuState, c: &VcpuGuestContext) {
     (r.r11, r.r10, r.r9, r.r8) = (u.r11, u.r10, u.r9, u.r8);
     (r.rax, r.rcx, r.rdx, r.rsi, r.rdi) = (u.rax, u.rcx, u.rdx, u.rsi, u.rdi);
     r.rip = u.rip;
-    // Rings 0 to 2 do not exist for a guest; interrupts stay on, IOPL stays 0.
+    // Rings 0 to 2 do not exist for a guest; interrupts stay on. IOPL is the guest's only in software.
     r.cs = u64::from(u.cs) | 3;
     r.ss = u64::from(u.ss) | 3;
     r.rflags = u.rflags & !(3 << 12 | 1 << 17 | 1 << 19 | 1 << 20) & 0x3f_ffff | 1 << 9 | 2;
+    v.iopl = iopl_of(u.rflags);
     r.rsp = u.rsp;
     (v.ds, v.es, v.fs, v.gs) = (u.ds, u.es, u.fs, u.gs);
     for (to, from) in v.traps.iter_mut().zip(&c.traps) {
@@ -330,6 +334,11 @@ pub fn load_context(v: &mut VcpuState, c: &VcpuGuestContext) {
     }
 }
 
+/// The I/O privilege level in flags.
+pub const fn iopl_of(rflags: u64) -> u8 {
+    (rflags >> IOPL_SHIFT & 3) as u8
+}
+
 /// The public structure of a vCPU that does not run: what [`load_context`] takes, and the tables.
 pub fn context_of(v: &VcpuState, vm_assist: u64) -> Box<VcpuGuestContext> {
     let mut c = Box::new(VcpuGuestContext::ZERO);
@@ -349,7 +358,7 @@ pub fn context_of(v: &VcpuState, vm_assist: u64) -> Box<VcpuGuestContext> {
     (u.r15, u.r14, u.r13, u.r12, u.rbp, u.rbx) = (r.r15, r.r14, r.r13, r.r12, r.rbp, r.rbx);
     (u.r11, u.r10, u.r9, u.r8) = (r.r11, r.r10, r.r9, r.r8);
     (u.rax, u.rcx, u.rdx, u.rsi, u.rdi) = (r.rax, r.rcx, r.rdx, r.rsi, r.rdi);
-    (u.rip, u.rflags, u.rsp) = (r.rip, r.rflags, r.rsp);
+    (u.rip, u.rflags, u.rsp) = (r.rip, r.rflags | u64::from(v.iopl) << IOPL_SHIFT, r.rsp);
     (u.cs, u.ss) = (r.cs as u16, r.ss as u16);
     (u.ds, u.es, u.fs, u.gs) = (v.ds, v.es, v.fs, v.gs);
     for (i, (to, from)) in c.traps.iter_mut().zip(v.traps.iter()).enumerate() {
