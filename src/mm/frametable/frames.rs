@@ -4,7 +4,7 @@ use super::{
     ChunkEntry, ClaimError, Fill, FrameState, FrameTable, GetPageError, InitError, ReleaseError, SplitPool, SplitSlab,
     packed,
 };
-use crate::frame::{DomId, Mfn, MfnRange, Order};
+use crate::frame::{CHUNK_FRAMES, DomId, Mfn, MfnRange, Order};
 use crate::mm::buddy::{Block, DomBlock, Heap, HeapStats, InsertError, IntoDomainRefused, MapSplits, ValidateError};
 use crate::mm::ledger::Ledger;
 use crate::mm::page_info::{CountFlags, NoPage, PageInfo, PageLookup};
@@ -46,6 +46,12 @@ impl Frames {
     /// Who owns a frame, if anybody does.
     pub fn owner_of(&self, mfn: Mfn) -> Option<DomId> {
         self.table.owner_of(mfn)
+    }
+
+    /// The records of a chunk's frames, if it is split.
+    pub fn records(&self, chunk: u64) -> Option<&'static [PageInfo; CHUNK_FRAMES as usize]> {
+        let id = self.table.entries().get(usize::try_from(chunk).ok()?)?.split_id()?;
+        Some(self.table.pages(id))
     }
 
     /// See [`FrameTable::claim`].
