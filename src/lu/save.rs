@@ -16,6 +16,7 @@ use crate::frame::{CHUNK_FRAMES, DomId, Mfn, Order};
 use crate::hypercall;
 use crate::log;
 use crate::mm::buddy::Block;
+use crate::mm::page_info::PageLookup;
 use crate::mm::physmem::PhysMem;
 use crate::mm::types::Root;
 use crate::run::domain::Domain;

@@ -48,12 +48,6 @@ impl Frames {
         self.table.owner_of(mfn)
     }
 
-    /// The records of a chunk's frames, if it is split.
-    pub fn records(&self, chunk: u64) -> Option<&'static [PageInfo; CHUNK_FRAMES as usize]> {
-        let id = self.table.entries().get(usize::try_from(chunk).ok()?)?.split_id()?;
-        Some(self.table.pages(id))
-    }
-
     /// See [`FrameTable::claim`].
     pub fn claim(&self, range: MfnRange, owner: DomId) -> Result<(), ClaimError> {
         self.lock().claim(range, owner)
@@ -283,6 +277,11 @@ impl PageLookup for Frames {
             return self.lock().page(mfn);
         }
         record_of(&self.table, mfn)
+    }
+
+    fn records(&self, chunk: u64) -> Option<&[PageInfo; CHUNK_FRAMES as usize]> {
+        let id = self.table.entries().get(usize::try_from(chunk).ok()?)?.split_id()?;
+        Some(self.table.pages(id))
     }
 
     /// # Panics
