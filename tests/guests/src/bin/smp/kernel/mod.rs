@@ -163,8 +163,8 @@ fn take_down_and_up(vcpu: usize) {
 fn stop_all(nr: usize) {
     MUST_STOP.store(true, Ordering::SeqCst);
     let end = deadline();
-    for vcpu in 1..nr {
-        while !HAS_STOPPED[vcpu].load(Ordering::SeqCst) || is_up(vcpu) {
+    for (vcpu, has_stopped) in HAS_STOPPED.iter().enumerate().take(nr).skip(1) {
+        while !has_stopped.load(Ordering::SeqCst) || is_up(vcpu) {
             assert!(time::now() < end, "vCPU {vcpu} does not come to an end");
             serve_hotplug();
             hypercall::sched_yield();
@@ -181,7 +181,7 @@ fn check_up(nr: usize) {
     }
     for to in 0..nr {
         let sent: u64 = (0..nr).map(|from| NOTIFIED[from].load(Ordering::SeqCst)).sum();
-        let arrived: u64 = (0..nr).map(|from| Port(IPIS[from][to].load(Ordering::Relaxed)).count()).sum();
+        let arrived: u64 = IPIS.iter().take(nr).map(|row| Port(row[to].load(Ordering::Relaxed)).count()).sum();
         // Each vCPU leaves its last event to each other one on the way, at the most.
         assert!(arrived <= sent, "vCPU {to} has {arrived} events out of {sent}");
     }
@@ -229,8 +229,8 @@ impl Vcpu {
 
     /// Notifies every vCPU whose last event from here has arrived.
     fn notify_all(&mut self) {
-        for to in 0..nr_vcpus() {
-            let port = Port(IPIS[self.me][to].load(Ordering::Relaxed));
+        for (to, port) in IPIS[self.me].iter().enumerate().take(nr_vcpus()) {
+            let port = Port(port.load(Ordering::Relaxed));
             let (arrived, sent) = (port.count(), self.sent[to]);
             assert!(arrived <= sent, "vCPU {to} has {arrived} events from vCPU {}, which sent {sent}", self.me);
             let now = time::now();
