@@ -5,4 +5,5 @@ pub mod console;
 pub mod evtchn;
 pub mod exchange;
 pub mod kernel;
+pub mod memflags;
 pub mod spec;

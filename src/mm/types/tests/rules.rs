@@ -455,7 +455,10 @@ fn a_page_leaves_its_domain_when_the_last_mapping_is_gone() {
     // A table that is given up stays a table as long as it is used, pinned or not.
     assert_eq!(types.release_page(Mfn::new(0)), Ok(false));
     assert_eq!(guest.type_of(0), (PageType::L1, 1));
-    assert_eq!(types.release_page(Mfn::new(10)), Ok(true));
+    // A pin keeps it as well, and all that it names.
+    assert_eq!(types.release_page(Mfn::new(10)), Ok(false));
+    assert!(guest.frames.infos[10].is_lingering(D1));
+    types.unpin(Mfn::new(10)).unwrap();
     for mfn in [0, 10] {
         assert!(guest.frames.is_freed(mfn));
     }
