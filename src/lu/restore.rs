@@ -576,6 +576,11 @@ fn restore_domain(host: &Host, mut saved: SavedDomain) -> Result<(), Refused> {
         }
         Ok(())
     })();
+    // Its tables have been filled again, those for its user programs too.
+    let replayed = replayed.and_then(|()| {
+        let users = saved.vcpus.iter().filter_map(|v| v.saved.user_cr3).filter(|_| domain.hides_m2p());
+        users.into_iter().try_for_each(|l4| types.hide_m2p(l4))
+    });
     host.settle_without_ldt(&types);
     replayed.map_err(|e: crate::mm::types::TypeError| refused(e))?;
     host.hold_shared(&domain).map_err(refused)?;

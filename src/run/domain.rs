@@ -10,6 +10,7 @@ use crate::mm::physmem::PhysMem;
 use crate::run::vcpu::Vcpu;
 use crate::x86::directmap::DirectMap;
 use crate::x86::paging::{self, VCPU_AREA_PAGES};
+use crate::xen::hypercall::vm_assist;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -245,6 +246,11 @@ impl Domain {
     /// vm_assist bits.
     pub fn vm_assist(&self) -> u64 {
         self.vm_assist.load(Ordering::Relaxed)
+    }
+
+    /// The guest wants its user programs not to see the M2P (`VMASST_TYPE_m2p_strict`): a table that is used for them loses it.
+    pub fn hides_m2p(&self) -> bool {
+        self.vm_assist() >> vm_assist::TYPE_M2P_STRICT & 1 != 0
     }
 
     /// Sets the vm_assist bits.
