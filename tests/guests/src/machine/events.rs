@@ -57,6 +57,11 @@ pub fn move_vcpu_info(mfn_of: impl Fn(u64) -> u64) {
     VCPU_INFO.store(va as *mut VcpuInfo, Ordering::Relaxed);
 }
 
+/// Where vcpu_info is.
+pub fn vcpu_info_address() -> u64 {
+    VCPU_INFO.load(Ordering::Relaxed) as u64
+}
+
 /// Lets upcalls through, and takes those that are waiting.
 pub fn enable() {
     let info = vcpu_info();
