@@ -12,11 +12,10 @@ use super::records::{
 };
 use super::stream::{Dest, PagedDest, WriteError, Writer};
 use crate::domain::evtchn::PortState;
-use crate::frame::{CHUNK_FRAMES, DomId, Mfn, Order};
+use crate::frame::{DomId, Mfn, MfnRange, Order};
 use crate::hypercall;
 use crate::log;
 use crate::mm::buddy::Block;
-use crate::mm::frametable::Chunk;
 use crate::mm::physmem::PhysMem;
 use crate::mm::types::Root;
 use crate::run::domain::Domain;
@@ -194,7 +193,7 @@ fn write_domain<D: Dest>(host: &Host, domain: &Domain, out: &mut Writer<D>) -> R
     memory.settle(host.frames, domain.id);
     memory.lingering.iter().for_each(|mfn| list.push(&mfn));
     list.finish()?;
-    let roots = roots(host, domain, memory.ranges());
+    let roots = roots(host, memory.ranges());
     let mut list = ListWriter::pinned(out);
     for (mfn, root) in roots.iter().filter(|(_, root)| root.is_pinned) {
         list.push(&Pin::try_new(*mfn, root.level).ok_or(unrepresentable("a pin"))?);
@@ -242,20 +241,12 @@ fn write_domain<D: Dest>(host: &Host, domain: &Domain, out: &mut Writer<D>) -> R
 
 /// The page tables among a domain's frames from which a replay starts: pinned ones, and ones that tables of their own level name. Chunks
 /// that are not split have none.
-fn roots(host: &Host, domain: &Domain, ranges: impl Iterator<Item = crate::frame::MfnRange>) -> Vec<(Mfn, Root)> {
-    let types = host.types(domain);
-    let mut roots = Vec::new();
-    for range in ranges {
-        let mut at = range.start();
-        while at < range.end() {
-            let end = ((at / CHUNK_FRAMES + 1) * CHUNK_FRAMES).min(range.end());
-            if matches!(host.frames.table().chunk(at / CHUNK_FRAMES), Chunk::Split { .. }) {
-                roots.extend((at..end).map(Mfn::new).filter_map(|mfn| types.root_of(mfn).map(|root| (mfn, root))));
-            }
-            at = end;
-        }
-    }
-    roots
+fn roots(host: &Host, ranges: impl Iterator<Item = MfnRange>) -> Vec<(Mfn, Root)> {
+    let table = host.frames.table();
+    ranges
+        .flat_map(|range| table.records(range))
+        .filter_map(|(mfn, page)| Root::of(page).map(|root| (mfn, root)))
+        .collect()
 }
 
 fn write_vcpu<D: Dest>(domain: &Domain, vcpu: &Vcpu, out: &mut Writer<D>) -> Result<(), SaveError> {

@@ -31,9 +31,9 @@ pub fn all() -> Vec<Scenario> {
             .loses(1)
             .verdict(Verdict::Failure)
             .says("balloon: verdict FAILURE: the domain has 16384 pages, not 16368"),
-        updates("memory-8000-extents", "a guest of more than eight thousand separate extents", 3)
+        updates("memory-8000-extents", "a guest of more than eight thousand separate pieces", 3)
             .guests([Guest::new("memory", "128M").line("extents=8000"), Guest::new("pulse", "8M")])
-            .says(r#""extents":[89]\d{3}"#),
+            .says(r#""extents":1\d{4}"#),
         holes("memory-2g-holes", "a guest of 2 GiB with a hole in every 2 MiB", "liveupdate=64M")
             .updates(2)
             .says("left 10[0-9][0-9] holes")
