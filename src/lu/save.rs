@@ -12,10 +12,11 @@ use super::records::{
 };
 use super::stream::{Dest, PagedDest, WriteError, Writer};
 use crate::domain::evtchn::PortState;
-use crate::frame::{DomId, Mfn, MfnRange, Order};
+use crate::frame::{CHUNK_FRAMES, DomId, Mfn, Order};
 use crate::hypercall;
 use crate::log;
 use crate::mm::buddy::Block;
+use crate::mm::page_info::PageLookup;
 use crate::mm::physmem::PhysMem;
 use crate::mm::types::Root;
 use crate::run::domain::Domain;
@@ -241,12 +242,23 @@ fn write_domain<D: Dest>(host: &Host, domain: &Domain, out: &mut Writer<D>) -> R
 
 /// The page tables among a domain's frames from which a replay starts: pinned ones, and ones that tables of their own level name. Chunks
 /// that are not split have none.
-fn roots(host: &Host, ranges: impl Iterator<Item = MfnRange>) -> Vec<(Mfn, Root)> {
-    let table = host.frames.table();
-    ranges
-        .flat_map(|range| table.records(range))
-        .filter_map(|(mfn, page)| Root::of(page).map(|root| (mfn, root)))
-        .collect()
+fn roots(host: &Host, ranges: impl Iterator<Item = crate::frame::MfnRange>) -> Vec<(Mfn, Root)> {
+    let mut roots = Vec::new();
+    for range in ranges {
+        let mut at = range.start();
+        while at < range.end() {
+            let end = ((at / CHUNK_FRAMES + 1) * CHUNK_FRAMES).min(range.end());
+            if let Some(records) = host.frames.records(at / CHUNK_FRAMES) {
+                let first = (at % CHUNK_FRAMES) as usize;
+                let records = &records[first..first + (end - at) as usize];
+                roots.extend(
+                    (at..).zip(records).filter_map(|(mfn, page)| Root::of(page).map(|root| (Mfn::new(mfn), root))),
+                );
+            }
+            at = end;
+        }
+    }
+    roots
 }
 
 fn write_vcpu<D: Dest>(domain: &Domain, vcpu: &Vcpu, out: &mut Writer<D>) -> Result<(), SaveError> {

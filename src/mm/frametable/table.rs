@@ -159,16 +159,6 @@ impl FrameTable {
         Some(&self.pages(id)[mfn.index_in_chunk()])
     }
 
-    /// The records of those frames of a range whose chunks are split.
-    pub fn records(&self, range: MfnRange) -> impl Iterator<Item = (Mfn, &'static PageInfo)> + '_ {
-        parts(range).filter_map(|part| Some((part, self.entries.get(part.chunk)?.split_id()?))).flat_map(
-            move |(part, id)| {
-                let pages = &self.pages(id)[part.first..part.end];
-                (part.first..).zip(pages).map(move |(index, page)| (part.mfn(index), page))
-            },
-        )
-    }
-
     /// Splits a chunk that is not split yet. The records are complete before a reader can find them.
     pub(in crate::mm) fn split(
         &self,

@@ -19,8 +19,9 @@ pub struct Root {
 }
 
 impl Root {
-    /// What the outgoing side saves of a frame: a root, or nothing if its type follows from other frames.
-    #[inline]
+    /// What the outgoing side saves of a domain's frame: a root, or nothing if its type follows from other frames. Called for every frame that
+    /// has a record, so it looks at one word first.
+    #[inline(always)]
     pub fn of(page: &PageInfo) -> Option<Self> {
         let x = page.type_info.load(Ordering::Acquire);
         let level = PageType::of(x).table_level()?;

@@ -1,7 +1,7 @@
 //! Random sequences of what a guest may ask for, on a small guest: after each step every count must be what the oracle says.
 
 use super::*;
-use crate::mm::types::{Root, Stats};
+use crate::mm::types::Stats;
 use proptest::prelude::*;
 use std::vec;
 
@@ -148,8 +148,8 @@ fn replayed(guest: &Guest) -> Guest {
         }
     }
     let types = again.types();
-    let saved: Vec<(u64, Root)> =
-        (0..NR_OWN).filter_map(|mfn| Some((mfn, Root::of(&guest.frames.infos[mfn as usize])?))).collect();
+    let saved: Vec<(u64, crate::mm::types::Root)> =
+        (0..NR_OWN).filter_map(|mfn| Some((mfn, guest.root_of(Mfn::new(mfn))?))).collect();
     for (mfn, root) in &saved {
         types.announce(Mfn::new(*mfn), root.level).expect("fresh records");
     }
