@@ -5,6 +5,7 @@ pub mod console;
 pub mod evtchn;
 pub mod exchange;
 pub mod kernel;
+pub mod memflags;
 pub mod sched;
 pub mod spec;
 pub mod watchdog;

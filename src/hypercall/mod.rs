@@ -111,6 +111,7 @@ fn call(c: &mut Caller<'_>, number: u64, args: [u64; 5]) -> Outcome {
         nr::MEMORY_OP => memory::memory_op(c, a, b),
         nr::MULTICALL => multicall(c, a, b),
         nr::UPDATE_VA_MAPPING => mmu::update_va_mapping(c, a, b, d).into(),
+        nr::UPDATE_VA_MAPPING_OTHERDOMAIN => mmu::update_va_mapping_otherdomain(c, a, b, d, e).into(),
         nr::SET_TIMER_OP => vcpu::set_timer_op(c, a).into(),
         nr::XEN_VERSION => version::xen_version(c, a, b).into(),
         nr::CONSOLE_IO => console::console_io(c, a, b, d),

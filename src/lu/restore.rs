@@ -23,6 +23,7 @@ use crate::frame::{DomId, Maddr, Mfn, MfnRange};
 use crate::hypercall;
 use crate::log;
 use crate::mm::extents::ExtentMap;
+use crate::mm::lingering::Lingering;
 use crate::mm::m2p::{FRAMES_PER_BLOCK, M2p};
 use crate::mm::page_info::{CountFlags, PageLookup};
 use crate::run::create;
@@ -109,6 +110,7 @@ struct SavedDomain {
     begin: DomainBegin,
     module_string: String,
     extents: ExtentMap,
+    lingering: Vec<Mfn>,
     pins: Vec<Pin>,
     linear: Vec<Pin>,
     partial_line: Vec<u8>,
@@ -272,6 +274,11 @@ impl Incoming {
                         claim(extent?.mfns(), owner).map_err(RecordProblem::Other)?;
                     }
                 }
+                AnyRecord::Lingering(frames) => {
+                    for mfn in frames.iter() {
+                        claim(MfnRange::new(mfn?, 1), owner).map_err(RecordProblem::Other)?;
+                    }
+                }
                 _ => {}
             }
             Ok(())
@@ -335,13 +342,20 @@ impl Incoming {
             }
             Ok(())
         })?;
-        for saved in domains {
+        let mut lingering = Vec::new();
+        for mut saved in domains {
             let id = saved.begin.domid;
             let name = saved.begin.name;
-            if let Err(why) = restore_domain(host, saved) {
+            let frames = core::mem::take(&mut saved.lingering);
+            let restored = restore_domain(host, saved);
+            lingering.extend(host.domain(id).map(|domain| (domain, frames, restored.is_ok())));
+            if let Err(why) = restored {
                 log!("lu", "{id} {name} is refused: {why}; it stays paused, its memory is kept");
                 verdict::note(Verdict::Failure);
             }
+        }
+        for (domain, frames, is_restored) in lingering {
+            give_up_again(host, &domain, &frames, is_restored);
         }
         let mismatch = host.evtchn.lock().mismatches().next();
         if let Some(mismatch) = mismatch {
@@ -409,6 +423,7 @@ impl SavedDomain {
             begin,
             module_string: String::new(),
             extents: ExtentMap::new(),
+            lingering: Vec::new(),
             pins: Vec::new(),
             linear: Vec::new(),
             partial_line: Vec::new(),
@@ -430,6 +445,11 @@ impl SavedDomain {
                     let first = e.mfns().first().unwrap_or(Mfn::ZERO);
                     let inserted = self.extents.insert(e.pfn(), first, e.nr_frames());
                     inserted.map_err(|_| RecordProblem::Extents("extents without overlap (I6)"))?;
+                }
+            }
+            AnyRecord::Lingering(frames) => {
+                for mfn in frames.iter() {
+                    self.lingering.push(mfn?);
                 }
             }
             AnyRecord::Pinned(pins) => {
@@ -521,6 +541,7 @@ fn restore_domain(host: &Host, mut saved: SavedDomain) -> Result<(), Refused> {
         module_string: core::mem::take(&mut saved.module_string),
         memory: DomainMemory {
             extents: core::mem::take(&mut saved.extents),
+            lingering: Lingering::new(),
             max_frames: begin.max_pages,
             shared_info: shared,
         },
@@ -565,6 +586,11 @@ fn restore_domain(host: &Host, mut saved: SavedDomain) -> Result<(), Refused> {
         }
         Ok(())
     })();
+    // Its tables have been filled again, those for its user programs too.
+    let replayed = replayed.and_then(|()| {
+        let users = saved.vcpus.iter().filter_map(|v| v.saved.user_cr3).filter(|_| domain.hides_m2p());
+        users.into_iter().try_for_each(|l4| types.hide_m2p(l4))
+    });
     host.settle_without_ldt(&types);
     replayed.map_err(|e: crate::mm::types::TypeError| refused(e))?;
     host.hold_shared(&domain).map_err(refused)?;
@@ -587,6 +613,30 @@ fn restore_domain(host: &Host, mut saved: SavedDomain) -> Result<(), Refused> {
     }
     host.sched.lock().set_timer((id, WATCHDOGS), watchdogs.next());
     Ok(())
+}
+
+/// Frames that a domain had given up: claimed with an owner's reference, as all frames are, they lose it when everything that refers to them, in this
+/// domain or in another, has its references back. A domain that was refused refers to nothing, and keeps them.
+fn give_up_again(host: &Host, domain: &Domain, frames: &[Mfn], is_restored: bool) {
+    let types = host.types(domain);
+    let mut memory = domain.memory.lock();
+    for &mfn in frames {
+        if !is_restored {
+            let kept = memory.extents.insert(None, mfn, 1);
+            assert!(kept.is_ok(), "a frame has one claimant (I6)");
+            continue;
+        }
+        match types.release_page(mfn) {
+            Ok(true) => {}
+            Ok(false) => memory.lingering.insert(mfn),
+            Err(e) => {
+                log!("lu", "{} cannot give up frame {mfn} again: {e}", domain.id);
+                verdict::note(Verdict::Error);
+            }
+        }
+    }
+    drop(memory);
+    host.settle_without_ldt(&types);
 }
 
 fn restore_vcpu(host: &Host, domain: &Arc<Domain>, from: SavedVcpu) -> Result<Arc<Vcpu>, Refused> {

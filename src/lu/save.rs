@@ -160,7 +160,7 @@ fn write_all<D: Dest>(host: &Host, facts: &UpdateFacts, out: &mut Writer<D>) -> 
 
 fn write_domain<D: Dest>(host: &Host, domain: &Domain, out: &mut Writer<D>) -> Result<(), SaveError> {
     let unrepresentable = |what| SaveError::Unrepresentable { domain: domain.id, what };
-    let memory = domain.memory.lock();
+    let mut memory = domain.memory.lock();
     let vcpus = domain.vcpus.lock().clone();
     let mut flags = DomainFlags::empty();
     flags.set(DomainFlags::PRIVILEGED, domain.privileged);
@@ -190,7 +190,11 @@ fn write_domain<D: Dest>(host: &Host, domain: &Domain, out: &mut Writer<D>) -> R
         extents.push(&SavedExtent::try_new(e.range(), e.pfn).map_err(|_| unrepresentable("an extent"))?);
     }
     extents.finish()?;
-    let roots = roots(host, memory.extents.iter().map(|e| e.range()));
+    let mut list = ListWriter::lingering(out);
+    memory.settle(host.frames, domain.id);
+    memory.lingering.iter().for_each(|mfn| list.push(&mfn));
+    list.finish()?;
+    let roots = roots(host, memory.ranges());
     let mut list = ListWriter::pinned(out);
     for (mfn, root) in roots.iter().filter(|(_, root)| root.is_pinned) {
         list.push(&Pin::try_new(*mfn, root.level).ok_or(unrepresentable("a pin"))?);

@@ -268,8 +268,9 @@ fn claims_of(host: &Host) -> Vec<MfnRange> {
     claims.extend(log::place());
     let domains: Vec<_> = host.domains.lock().values().cloned().collect();
     for domain in &domains {
-        let memory = domain.memory.lock();
-        claims.extend(memory.extents.iter().map(|e| e.range()));
+        let mut memory = domain.memory.lock();
+        memory.settle(host.frames, domain.id);
+        claims.extend(memory.ranges());
         claims.push(MfnRange::new(memory.shared_info, 1));
     }
     claims
@@ -281,8 +282,11 @@ fn load_of(host: &Host) -> Load {
     let domains: Vec<_> = host.domains.lock().values().cloned().collect();
     let mut stream_frames = 16;
     for domain in &domains {
-        let extents = domain.memory.lock().extents.nr_extents() as u64;
-        stream_frames += 3 + domain.vcpus.lock().len() as u64 * 4 + extents / 200;
+        let (extents, lingering) = {
+            let memory = domain.memory.lock();
+            (memory.extents.nr_extents() as u64, memory.lingering.nr_frames())
+        };
+        stream_frames += 3 + domain.vcpus.lock().len() as u64 * 4 + extents / 200 + lingering / 400;
     }
     let partial_chunks = partial_chunks(claims_of(host)) + stream_frames.div_ceil(8) + 4;
     Load { ram_end: host.memmap.end(), gib_pages: host.features.gib_pages, partial_chunks }

@@ -8,6 +8,7 @@ use crate::domain::spec::{Create, GuestSpec, ModuleSpec};
 use crate::frame::{DomId, Mfn, MfnRange, Order, Pfn};
 use crate::log;
 use crate::mm::extents::ExtentMap;
+use crate::mm::lingering::Lingering;
 use crate::mm::page_info::CountFlags;
 use crate::mm::physmem::PhysMem;
 use crate::mm::types::TypeError;
@@ -302,14 +303,18 @@ fn create(host: &Host, module: &Module, name: &str) -> Result<Arc<Domain>, Creat
         }
     };
     write_wallclock(host, shared);
-    let nr_pages = spec.nr_pages();
     let extents = taken.keep();
     let domain = Arc::new(Domain::new(DomainParts {
         id,
         name: name.to_owned(),
         privileged: spec.is_privileged,
         module_string: module.string.clone(),
-        memory: DomainMemory { extents, max_frames: nr_pages, shared_info: shared },
+        memory: DomainMemory {
+            extents,
+            lingering: Lingering::new(),
+            max_frames: spec.max_pages(),
+            shared_info: shared,
+        },
         console: ConsoleRing::new(start.console),
         l4_slots,
         perdomain,

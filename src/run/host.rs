@@ -147,14 +147,14 @@ impl Host {
     /// table, and what the hypervisor writes there, half of which the guest chooses, would be entries.
     pub fn hold_shared(&self, domain: &Domain) -> Result<(), TypeError> {
         let types = self.types(domain);
-        let [first, second] = domain.shared_frames();
-        let result = types.get_page_and_type(first, PageType::Writable).and_then(|()| {
-            types.get_page_and_type(second, PageType::Writable).inspect_err(|_| types.put_page_and_type(first))
-        });
+        let hold = |mfn| types.get_page_and_type(mfn, PageType::Writable);
+        let refused = domain.shared_frames().enumerate().find_map(|(n, mfn)| hold(mfn).err().map(|e| (n, e)));
+        if let Some((held, _)) = refused {
+            domain.shared_frames().take(held).for_each(|mfn| types.put_page_and_type(mfn));
+        }
         self.settle(&types, domain);
-        result.map(|()| {
-            domain.set_holds_shared(true);
-        })
+        domain.set_holds_shared(refused.is_none());
+        refused.map_or(Ok(()), |(_, e)| Err(e))
     }
 
     /// Drops what [`Host::hold_shared`] took, if it did.

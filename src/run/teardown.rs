@@ -1,9 +1,11 @@
 //! A domain's end: it stops, its references are dropped, its memory becomes free, in steps between which others run.
 
 use crate::domain::sched::WATCHDOGS;
-use crate::frame::{MfnRange, PAGE_SIZE};
+use crate::frame::{Mfn, MfnRange, PAGE_SIZE};
 use crate::log;
+use crate::mm::frametable::Frames;
 use crate::mm::physmem::PhysMem;
+use crate::mm::types::PageTypes;
 use crate::run::create;
 use crate::run::domain::{Domain, Shutdown};
 use crate::run::host::Host;
@@ -110,16 +112,21 @@ fn free_some(host: &Host, domain: &Domain) -> bool {
     let types = host.types(domain);
     let mut budget = STEP_FRAMES;
     while budget > 0 {
+        // A page that was given up is taken apart like any other: it may be a table that others keep.
+        let lingering = domain.memory.lock().lingering.take_first();
+        if let Some(mfn) = lingering {
+            if host.frames.is_lingering(mfn, domain.id) {
+                relinquish(domain, &types, mfn);
+            }
+            budget -= 1;
+            continue;
+        }
         let next = domain.memory.lock().extents.iter().next();
         let Some(extent) = next else { break };
         let n = extent.range().nr_frames().min(budget);
         let range = MfnRange::new(extent.mfn, n);
         for mfn in range.iter() {
-            // A page that another still refers to goes when that reference does.
-            if let Err(e) = types.relinquish_page(mfn) {
-                log!("domain", "{} frame {mfn}: {e}", domain.id);
-                verdict::note(Verdict::Error);
-            }
+            relinquish(domain, &types, mfn);
             host.m2p.set(&DirectMap, mfn, crate::mm::m2p::INVALID);
         }
         let removed = domain.memory.lock().extents.remove(extent.mfn, n);
@@ -130,14 +137,19 @@ fn free_some(host: &Host, domain: &Domain) -> bool {
     budget < STEP_FRAMES
 }
 
+/// A page that another still refers to goes when that reference does.
+fn relinquish(domain: &Domain, types: &PageTypes<'_, Frames, DirectMap>, mfn: Mfn) {
+    if let Err(e) = types.relinquish_page(mfn) {
+        log!("domain", "{} frame {mfn}: {e}", domain.id);
+        verdict::note(Verdict::Error);
+    }
+}
+
 fn end(host: &Host, domain: &Arc<Domain>) {
     let types = host.types(domain);
     let shared_info = domain.memory.lock().shared_info;
     DirectMap.zero(shared_info.maddr(), PAGE_SIZE);
-    if let Err(e) = types.relinquish_page(shared_info) {
-        log!("domain", "{} shared_info: {e}", domain.id);
-        verdict::note(Verdict::Error);
-    }
+    relinquish(domain, &types, shared_info);
     host.settle(&types, domain);
     for block in domain.perdomain.take_blocks() {
         host.frames.free(block);

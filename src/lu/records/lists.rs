@@ -7,7 +7,7 @@
 use super::super::stream::{Body, ByteSource, Dest, RecordError, Sink, WriteError, Writer};
 use super::global::XenPagesKind;
 use super::items::{Channel, M2pBlock, Pin, SavedExtent, Stage};
-use super::{LU_EVTCHN, LU_EXTENTS, LU_GRANTS, LU_LINEAR, LU_M2P, LU_PINNED, LU_STAGES, LU_XEN_PAGES};
+use super::{LU_EVTCHN, LU_EXTENTS, LU_GRANTS, LU_LINEAR, LU_LINGERING, LU_M2P, LU_PINNED, LU_STAGES, LU_XEN_PAGES};
 use crate::frame::Mfn;
 use core::marker::PhantomData;
 
@@ -241,6 +241,13 @@ impl<'w, D: Dest> ListWriter<'w, D, Pin, 1> {
     /// For LU_LINEAR.
     pub fn linear(out: &'w mut Writer<D>) -> Self {
         Self::new(out, LU_LINEAR, None, ITEMS_PER_RECORD)
+    }
+}
+
+impl<'w, D: Dest> ListWriter<'w, D, Mfn, 1> {
+    /// For LU_LINGERING.
+    pub fn lingering(out: &'w mut Writer<D>) -> Self {
+        Self::new(out, LU_LINGERING, None, ITEMS_PER_RECORD)
     }
 }
 

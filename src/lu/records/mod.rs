@@ -43,6 +43,8 @@ pub use text::{Name, NameError, TEXT_LEN_MAX};
 pub use validate::{Summary, validate};
 pub use vcpu::{CallbackMasks, Callbacks, LuVcpu, Runstate, VcpuFlags, VcpuPending};
 
+use crate::frame::Mfn;
+
 use super::stream::{
     Body, ByteSource, Dest, REC_TYPE_END, REC_TYPE_LIVE_UPDATE, Reader, Record, RecordError, Sink, StreamError,
     WriteError, Writer,
@@ -111,6 +113,8 @@ kinds! {
     LU_LINEAR = 0x4000_0017,
     /// What the domain has written of a console line that is not complete yet.
     LU_CONSOLE = 0x4000_0018,
+    /// Frames that the domain has given up and that something still refers to.
+    LU_LINGERING = 0x4000_0019,
     /// When the domain's watchdogs run out.
     LU_WATCHDOGS = 0x4000_001d,
     /// A domain ends.
@@ -134,7 +138,8 @@ kinds! {
 const _: () = assert!(LU_VERSION == REC_TYPE_LIVE_UPDATE);
 const _: () = assert!(LU_TIME == 0x4000_0001 && LU_HOST == 0x4000_0008);
 const _: () = assert!(DOMAIN_BEGIN == 0x4000_0010 && LU_GRANTS == 0x4000_0016 && DOMAIN_END == 0x4000_001f);
-const _: () = assert!(LU_LINEAR == 0x4000_0017 && LU_CONSOLE == 0x4000_0018 && LU_WATCHDOGS == 0x4000_001d);
+const _: () = assert!(LU_LINEAR == 0x4000_0017 && LU_CONSOLE == 0x4000_0018);
+const _: () = assert!(LU_LINGERING == 0x4000_0019 && LU_WATCHDOGS == 0x4000_001d);
 const _: () = assert!(SHARED_INFO == 7 && X86_TSC_INFO == 8 && STATIC_DATA_END == 16);
 
 /// What "no frame" is written as.
@@ -215,6 +220,8 @@ pub enum AnyRecord<'a, S: ?Sized> {
     Linear(Items<'a, S, Pin, 1>),
     /// [`LU_CONSOLE`]: the bytes.
     Console(Body<'a, S>),
+    /// [`LU_LINGERING`]
+    Lingering(Items<'a, S, Mfn, 1>),
     /// [`LU_WATCHDOGS`]
     Watchdogs(LuWatchdogs),
     /// [`DOMAIN_END`]
@@ -258,6 +265,7 @@ impl<'a, S: ByteSource + ?Sized> AnyRecord<'a, S> {
             LU_GRANTS => Grants::decode(body).map(Self::Grants),
             LU_LINEAR => Items::decode(body).map(Self::Linear),
             LU_CONSOLE => text::decode(body).map(Self::Console),
+            LU_LINGERING => Items::decode(body).map(Self::Lingering),
             LU_WATCHDOGS => LuWatchdogs::decode(body).map(Self::Watchdogs),
             DOMAIN_END => body.finish().map(|()| Self::DomainEnd),
             X86_PV_INFO => PvInfo::decode(body).map(Self::PvInfo),

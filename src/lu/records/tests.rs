@@ -513,6 +513,27 @@ fn tables_named_by_their_own_level_are_listed_as_pins_are_and_an_unfinished_line
 }
 
 #[test]
+fn lingering_frames_are_listed_one_by_one() {
+    let frames = [Mfn::new(0x11), Mfn::new((1 << 40) - 1)];
+    let mut out = Writer::new(Vec::new());
+    assert_eq!(ListWriter::lingering(&mut out).finish(), Ok(0), "no frames, no record");
+    let mut list = ListWriter::lingering(&mut out);
+    frames.iter().for_each(|mfn| list.push(mfn));
+    assert_eq!(list.finish(), Ok(2));
+    out.finish().unwrap();
+    let mut bytes = out.into_dest();
+    assert_eq!(bytes[..24], layout(24, &[(0, 4, 0x4000_0019), (4, 4, 16), (8, 8, 0x11), (16, 8, 0xff_ffff_ffff)]));
+    let found = |bytes: &Vec<u8>| {
+        let record = reader(bytes).next_record().unwrap().unwrap();
+        let Ok(AnyRecord::Lingering(found)) = AnyRecord::decode(&record) else { panic!("not what was written") };
+        found.iter().collect::<Result<Vec<_>, _>>()
+    };
+    assert_eq!(found(&bytes), Ok(frames.to_vec()));
+    bytes[8 + 5] = 1;
+    assert_eq!(found(&bytes), Err(RecordError::BadValue { offset: 0, found: 1 << 40 | 0x11 }));
+}
+
+#[test]
 fn types_have_numbers_and_names_of_their_own() {
     for (index, &kind) in KINDS.iter().enumerate() {
         assert!(is_known(kind) && kind_name(kind).is_some());

@@ -32,6 +32,7 @@ pub mod hypercall {
     pub const MEMORY_OP: u64 = 12;
     pub const MULTICALL: u64 = 13;
     pub const UPDATE_VA_MAPPING: u64 = 14;
+    pub const UPDATE_VA_MAPPING_OTHERDOMAIN: u64 = 22;
     pub const SET_TIMER_OP: u64 = 15;
     pub const XEN_VERSION: u64 = 17;
     pub const CONSOLE_IO: u64 = 18;
@@ -109,11 +110,24 @@ pub mod op {
     /// The first number that no virtual interrupt has.
     pub const NR_VIRQS: u32 = 24;
 
+    pub const XENMEM_INCREASE_RESERVATION: u64 = 0;
     pub const XENMEM_DECREASE_RESERVATION: u64 = 1;
     pub const XENMEM_MAXIMUM_RAM_PAGE: u64 = 2;
     pub const XENMEM_CURRENT_RESERVATION: u64 = 3;
+    pub const XENMEM_MAXIMUM_RESERVATION: u64 = 4;
     pub const XENMEM_POPULATE_PHYSMAP: u64 = 6;
+    pub const XENMEM_ADD_TO_PHYSMAP: u64 = 7;
+    pub const XENMEM_MEMORY_MAP: u64 = 9;
+    pub const XENMEM_MACHINE_MEMORY_MAP: u64 = 10;
     pub const XENMEM_EXCHANGE: u64 = 11;
+    pub const XENMEM_SET_MEMORY_MAP: u64 = 13;
+    pub const XENMEM_MAXIMUM_GPFN: u64 = 14;
+    pub const XENMEM_REMOVE_FROM_PHYSMAP: u64 = 15;
+    pub const XENMEM_ADD_TO_PHYSMAP_BATCH: u64 = 23;
+    pub const XENMEM_CLAIM_PAGES: u64 = 24;
+    pub const XENMEM_GET_VNUMAINFO: u64 = 26;
+    pub const XENMEM_RESERVED_DEVICE_MEMORY_MAP: u64 = 27;
+    pub const XENMEM_ACQUIRE_RESOURCE: u64 = 28;
 
     pub const MMUEXT_PIN_L1: u32 = 0;
     pub const MMUEXT_PIN_L2: u32 = 1;
@@ -121,9 +135,14 @@ pub mod op {
     pub const MMUEXT_UNPIN: u32 = 4;
     pub const MMUEXT_NEW_BASEPTR: u32 = 5;
     pub const MMUEXT_TLB_FLUSH_LOCAL: u32 = 6;
+    pub const MMUEXT_TLB_FLUSH_MULTI: u32 = 8;
+    pub const MMUEXT_INVLPG_MULTI: u32 = 9;
+    pub const MMUEXT_MARK_SUPER: u32 = 19;
     pub const MMUEXT_NEW_USER_BASEPTR: u32 = 15;
     pub const MMUEXT_CLEAR_PAGE: u32 = 16;
+    pub const UVMF_TLB_FLUSH: u64 = 1;
     pub const UVMF_INVLPG: u64 = 2;
+    pub const UVMF_ALL: u64 = 4;
 
     pub const CALLBACKOP_REGISTER: u64 = 0;
     pub const CALLBACK_EVENT: u16 = 0;
@@ -155,6 +174,7 @@ pub mod op {
     pub const EM_X86_64: u16 = 62;
 
     pub const DOMID_SELF: u16 = 0x7ff0;
+    pub const DOMID_XEN: u16 = 0x7ff2;
     /// A domain number that no domain can have: above the last, and not one of the reserved ones.
     pub const DOMID_NOBODY: u16 = 0x7fee;
     pub const SIF_PRIVILEGED: u32 = 1;
@@ -191,14 +211,18 @@ impl Errno {
     pub const EPERM: Errno = Errno(1);
     pub const ENOENT: Errno = Errno(2);
     pub const ESRCH: Errno = Errno(3);
+    pub const ENOMEM: Errno = Errno(12);
+    pub const EACCES: Errno = Errno(13);
     pub const EFAULT: Errno = Errno(14);
     pub const ENXIO: Errno = Errno(6);
     pub const EBUSY: Errno = Errno(16);
     pub const EEXIST: Errno = Errno(17);
     pub const ENOSPC: Errno = Errno(28);
     pub const EINVAL: Errno = Errno(22);
+    pub const EDOM: Errno = Errno(33);
     pub const ENOSYS: Errno = Errno(38);
     pub const ETIME: Errno = Errno(62);
+    pub const EOPNOTSUPP: Errno = Errno(95);
 
     /// Takes a hypercall's return value apart: from -4095 to -1 it is a refusal.
     pub fn check(value: i64) -> Result<u64, Errno> {
@@ -224,6 +248,7 @@ impl fmt::Display for Errno {
             17 => "EEXIST",
             22 => "EINVAL",
             28 => "ENOSPC",
+            33 => "EDOM",
             38 => "ENOSYS",
             62 => "ETIME",
             95 => "EOPNOTSUPP",

@@ -5,6 +5,7 @@
 mod boot;
 mod guests;
 mod kexec;
+mod memory;
 mod refusal;
 mod region;
 pub mod runner;
@@ -76,7 +77,7 @@ pub fn chosen(filter: Option<&str>) -> Vec<Scenario> {
 
 /// All scenarios, theme by theme.
 fn all() -> Vec<Scenario> {
-    [boot::all(), region::all(), update::all(), guests::all(), refusal::all(), kexec::all(), smp::all()]
+    [boot::all(), region::all(), update::all(), guests::all(), memory::all(), refusal::all(), kexec::all(), smp::all()]
         .into_iter()
         .flatten()
         .collect()

@@ -125,6 +125,7 @@ fn good() -> Vec<Saved> {
         (LU_CMDLINE_MODULE, b"guest name=pulse".to_vec()),
         words(LU_EXTENTS, &[5 << 40 | 0x10, 0, 6 << 40 | 0x20, 5]),
         words(LU_EXTENTS, &[1 << 40 | 0x30, (1 << 40) - 1]),
+        words(LU_LINGERING, &[0x31, 0x40]),
         words(LU_PINNED, &[4 << 60 | 0x11, 1 << 60 | 0x12]),
         words(LU_EVTCHN, &[ipi(1), ipi(4)].concat()),
         words(LU_EVTCHN, &ipi(5)),
@@ -176,7 +177,7 @@ fn a_good_stream_is_counted() {
         nr_domains: 2,
         nr_vcpus: 2,
         nr_extents: 3,
-        nr_pages: 12,
+        nr_pages: 14,
         nr_pinned: 2,
         nr_channels: 3,
         nr_xen_extents: 1,
@@ -207,7 +208,9 @@ fn every_second_record_is_refused_but_for_those_there_may_be_more_of() {
         twice.insert(index, record.clone());
         let found = check(&twice);
         match record.0 {
-            LU_MODULE | LU_XEN_PAGES | LU_EXTENTS | LU_PINNED => assert!(found.is_ok(), "{:#x}", record.0),
+            LU_MODULE | LU_XEN_PAGES | LU_EXTENTS | LU_LINGERING | LU_PINNED => {
+                assert!(found.is_ok(), "{:#x}", record.0)
+            }
             LU_EVTCHN => assert!(matches!(rule(&twice), OrderRule::PortOrder { .. })),
             DOMAIN_BEGIN => assert!(matches!(rule(&twice), OrderRule::InsideDomain { .. })),
             DOMAIN_END => assert!(matches!(rule(&twice), OrderRule::OutsideDomain { kind: DOMAIN_END })),

@@ -66,6 +66,11 @@ pub fn move_vcpu_info(vcpu: usize, mfn_of: impl Fn(u64) -> u64) {
     VCPU_INFOS[vcpu].store(va as *mut VcpuInfo, Ordering::Relaxed);
 }
 
+/// Where the vcpu_info of the vCPU that asks is.
+pub fn vcpu_info_address() -> u64 {
+    VCPU_INFOS[cpu::id()].load(Ordering::Relaxed) as u64
+}
+
 /// Lets upcalls through, and takes those that are waiting.
 pub fn enable() {
     let info = vcpu_info();

@@ -229,6 +229,16 @@ pub fn update_va_mapping(va: u64, entry: u64) -> Outcome {
     checked(nr::UPDATE_VA_MAPPING, [va, entry, op::UVMF_INVLPG, 0, 0])
 }
 
+/// Changes the L1 entry that maps an address, and flushes what `flags` say.
+pub fn update_va_mapping_flags(va: u64, entry: u64, flags: u64) -> Outcome {
+    checked(nr::UPDATE_VA_MAPPING, [va, entry, flags, 0, 0])
+}
+
+/// The same, of a frame of `domain`'s.
+pub fn update_va_mapping_otherdomain(va: u64, entry: u64, flags: u64, domain: u16) -> Outcome {
+    checked(nr::UPDATE_VA_MAPPING_OTHERDOMAIN, [va, entry, flags, u64::from(domain), 0])
+}
+
 /// Page-table updates; `domain` is whose pages may be mapped.
 pub fn mmu_update(updates: &[abi::MmuUpdate], domain: u16) -> Outcome {
     let mut done = 0u32;
@@ -245,7 +255,12 @@ pub fn write_entry(entry_maddr: u64, value: u64) -> Outcome {
 
 /// One extended page-table operation.
 pub fn mmuext(cmd: u32, arg1: u64) -> Outcome {
-    let operation = [abi::MmuextOp { cmd, arg1, arg2: 0 }];
+    mmuext_two(cmd, arg1, 0)
+}
+
+/// One extended page-table operation with two arguments.
+pub fn mmuext_two(cmd: u32, arg1: u64, arg2: u64) -> Outcome {
+    let operation = [abi::MmuextOp { cmd, arg1, arg2 }];
     let mut done = 0u32;
     checked(nr::MMUEXT_OP, [address(&operation), 1, address_mut(&mut done), u64::from(op::DOMID_SELF), 0])
 }
