@@ -48,7 +48,7 @@ pub fn event_channel_op(c: &mut Caller<'_>, cmd: u64, arg: u64) -> Result<u64, E
             let sent = evtchn().send(&DirectMap, me, memory.read_u32(arg)?)?;
             match sent {
                 Sent::Event(event) => host.wake_for(event),
-                Sent::Hypervisor(Service::Console) => console::drain(host, &c.vcpu.domain),
+                Sent::Hypervisor(Service::Console) => console::serve(host, &c.vcpu.domain),
                 Sent::Hypervisor(Service::Store) | Sent::Nowhere => {}
             }
         }

@@ -15,7 +15,7 @@ use super::records::{
 use super::report::{self, Report};
 use super::stream::{PagedSource, StreamError};
 use super::update::UpdateState;
-use crate::domain::console::ConsoleRing;
+use crate::domain::console::Console;
 use crate::domain::evtchn::{DomainConfig, PortRecord, PortState, Service};
 use crate::frame::{DomId, Maddr, Mfn, MfnRange};
 use crate::hypercall;
@@ -109,6 +109,7 @@ struct SavedDomain {
     pins: Vec<Pin>,
     linear: Vec<Pin>,
     partial_line: Vec<u8>,
+    typed: Vec<u8>,
     channels: Vec<Channel>,
     vcpus: Vec<SavedVcpu>,
 }
@@ -401,6 +402,7 @@ impl SavedDomain {
             pins: Vec::new(),
             linear: Vec::new(),
             partial_line: Vec::new(),
+            typed: Vec::new(),
             channels: Vec::new(),
             vcpus: Vec::new(),
         }
@@ -431,6 +433,7 @@ impl SavedDomain {
                 }
             }
             AnyRecord::Console(line) => self.partial_line = line.to_vec()?,
+            AnyRecord::Typed(bytes) => self.typed = bytes.to_vec()?,
             AnyRecord::Channels(channels) => {
                 for channel in channels.iter() {
                     self.channels.push(channel?);
@@ -509,7 +512,7 @@ fn restore_domain(host: &Host, mut saved: SavedDomain) -> Result<(), Refused> {
             max_frames: begin.max_pages,
             shared_info: shared,
         },
-        console: ConsoleRing::new(console),
+        console: Console::new(console),
         l4_slots,
         perdomain,
         handle: begin.handle,
@@ -520,7 +523,7 @@ fn restore_domain(host: &Host, mut saved: SavedDomain) -> Result<(), Refused> {
             store_port: begin.store_evtchn,
         },
     }));
-    domain.console.lock().set_partial_line(&saved.partial_line);
+    domain.console.lock().resume(&saved.partial_line, &saved.typed, tsc::now_ns());
     domain.set_vm_assist(begin.vm_assist);
     // Paused until everything of it is back.
     domain.set_paused(true);

@@ -1,7 +1,7 @@
 //! A domain's beginning: a module string and a kernel become memory, page tables and a first vCPU.
 
 use crate::domain::builder::{BuildError, Config, Layout};
-use crate::domain::console::ConsoleRing;
+use crate::domain::console::Console;
 use crate::domain::evtchn::{DomainConfig, Service};
 use crate::domain::kernel::Kernel;
 use crate::domain::spec::{Create, GuestSpec, ModuleSpec};
@@ -310,7 +310,7 @@ fn create(host: &Host, module: &Module, name: &str) -> Result<Arc<Domain>, Creat
         privileged: spec.is_privileged,
         module_string: module.string.clone(),
         memory: DomainMemory { extents, max_frames: nr_pages, shared_info: shared },
-        console: ConsoleRing::new(start.console),
+        console: Console::new(start.console),
         l4_slots,
         perdomain,
         handle: handle(id, name),

@@ -20,6 +20,7 @@ pub mod domain;
 pub mod entry;
 pub mod guest_mem;
 pub mod host;
+pub mod keys;
 pub mod sched;
 pub mod teardown;
 pub mod vcpu;

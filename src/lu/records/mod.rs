@@ -111,6 +111,8 @@ kinds! {
     LU_LINEAR = 0x4000_0017,
     /// What the domain has written of a console line that is not complete yet.
     LU_CONSOLE = 0x4000_0018,
+    /// What was typed to the domain and has had no room in its console ring yet.
+    LU_TYPED = 0x4000_0019,
     /// A domain ends.
     DOMAIN_END = 0x4000_001f,
     /// libxc: width and page-table levels of a PV guest.
@@ -132,7 +134,7 @@ kinds! {
 const _: () = assert!(LU_VERSION == REC_TYPE_LIVE_UPDATE);
 const _: () = assert!(LU_TIME == 0x4000_0001 && LU_HOST == 0x4000_0008);
 const _: () = assert!(DOMAIN_BEGIN == 0x4000_0010 && LU_GRANTS == 0x4000_0016 && DOMAIN_END == 0x4000_001f);
-const _: () = assert!(LU_LINEAR == 0x4000_0017 && LU_CONSOLE == 0x4000_0018);
+const _: () = assert!(LU_LINEAR == 0x4000_0017 && LU_CONSOLE == 0x4000_0018 && LU_TYPED == 0x4000_0019);
 const _: () = assert!(SHARED_INFO == 7 && X86_TSC_INFO == 8 && STATIC_DATA_END == 16);
 
 /// What "no frame" is written as.
@@ -213,6 +215,8 @@ pub enum AnyRecord<'a, S: ?Sized> {
     Linear(Items<'a, S, Pin, 1>),
     /// [`LU_CONSOLE`]: the bytes.
     Console(Body<'a, S>),
+    /// [`LU_TYPED`]: the bytes.
+    Typed(Body<'a, S>),
     /// [`DOMAIN_END`]
     DomainEnd,
     /// [`X86_PV_INFO`]
@@ -254,6 +258,7 @@ impl<'a, S: ByteSource + ?Sized> AnyRecord<'a, S> {
             LU_GRANTS => Grants::decode(body).map(Self::Grants),
             LU_LINEAR => Items::decode(body).map(Self::Linear),
             LU_CONSOLE => text::decode(body).map(Self::Console),
+            LU_TYPED => text::decode(body).map(Self::Typed),
             DOMAIN_END => body.finish().map(|()| Self::DomainEnd),
             X86_PV_INFO => PvInfo::decode(body).map(Self::PvInfo),
             X86_PV_P2M_FRAMES => P2mFrames::decode(body).map(Self::P2mFrames),
