@@ -6,3 +6,4 @@ pub mod evtchn;
 pub mod exchange;
 pub mod kernel;
 pub mod spec;
+pub mod store;

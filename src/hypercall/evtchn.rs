@@ -3,9 +3,9 @@
 use super::Caller;
 use crate::domain::evtchn::{Sent, Service};
 use crate::frame::DomId;
-use crate::run::console;
 use crate::run::guest_mem::{field_u16, field_u32};
 use crate::run::host::host;
+use crate::run::{console, store};
 use crate::x86::directmap::DirectMap;
 use crate::xen::Errno;
 use crate::xen::hypercall::evtchn_op as op;
@@ -49,7 +49,8 @@ pub fn event_channel_op(c: &mut Caller<'_>, cmd: u64, arg: u64) -> Result<u64, E
             match sent {
                 Sent::Event(event) => host.wake_for(event),
                 Sent::Hypervisor(Service::Console) => console::serve(host, &c.vcpu.domain),
-                Sent::Hypervisor(Service::Store) | Sent::Nowhere => {}
+                Sent::Hypervisor(Service::Store) => store::serve(host, &c.vcpu.domain),
+                Sent::Nowhere => {}
             }
         }
         op::STATUS => {

@@ -177,9 +177,11 @@ impl Domain {
         }
     }
 
-    /// The frames that the hypervisor and the guest both write to from the beginning to the end: shared_info and the console ring.
-    pub fn shared_frames(&self) -> [Mfn; 2] {
-        [self.memory.lock().shared_info, self.rings.console]
+    /// The frames that the hypervisor and the guest both write to from the beginning to the end: shared_info, the console ring, and the store ring
+    /// if it is served.
+    pub fn shared_frames(&self) -> impl Iterator<Item = Mfn> + use<> {
+        let store = (self.rings.store_port != 0).then_some(self.rings.store);
+        [self.memory.lock().shared_info, self.rings.console].into_iter().chain(store)
     }
 
     /// Notes that references on [`Domain::shared_frames`] are held, or are not any more; what was noted before.

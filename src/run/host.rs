@@ -145,14 +145,16 @@ impl Host {
     /// table, and what the hypervisor writes there, half of which the guest chooses, would be entries.
     pub fn hold_shared(&self, domain: &Domain) -> Result<(), TypeError> {
         let types = self.types(domain);
-        let [first, second] = domain.shared_frames();
-        let result = types.get_page_and_type(first, PageType::Writable).and_then(|()| {
-            types.get_page_and_type(second, PageType::Writable).inspect_err(|_| types.put_page_and_type(first))
-        });
+        let mut held = Vec::new();
+        let result = domain
+            .shared_frames()
+            .try_for_each(|mfn| types.get_page_and_type(mfn, PageType::Writable).map(|()| held.push(mfn)));
+        match result {
+            Ok(()) => drop(domain.set_holds_shared(true)),
+            Err(_) => held.into_iter().for_each(|mfn| types.put_page_and_type(mfn)),
+        }
         self.settle(&types, domain);
-        result.map(|()| {
-            domain.set_holds_shared(true);
-        })
+        result
     }
 
     /// Drops what [`Host::hold_shared`] took, if it did.

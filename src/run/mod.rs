@@ -22,6 +22,7 @@ pub mod guest_mem;
 pub mod host;
 pub mod keys;
 pub mod sched;
+pub mod store;
 pub mod teardown;
 pub mod vcpu;
 pub mod work;
