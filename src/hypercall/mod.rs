@@ -11,6 +11,7 @@ pub mod kexec;
 pub mod memory;
 pub mod mmu;
 pub mod mmuext;
+pub mod physdev;
 pub mod sched;
 pub mod tables;
 pub mod vcpu;
@@ -116,6 +117,7 @@ fn call(c: &mut Caller<'_>, number: u64, args: [u64; 5]) -> Outcome {
         nr::SCHED_OP_COMPAT => sched::sched_op_compat(c, a, b).into(),
         nr::CALLBACK_OP => tables::callback_op(c, a, b).into(),
         nr::EVENT_CHANNEL_OP => evtchn::event_channel_op(c, a, b).into(),
+        nr::PHYSDEV_OP => physdev::physdev_op(c, a, b).into(),
         nr::KEXEC_OP => kexec::kexec_op(c, a, b).into(),
         _ => Outcome::Done(Errno::ENOSYS.to_rax()),
     }

@@ -305,8 +305,8 @@ fn write_vcpu<D: Dest>(domain: &Domain, vcpu: &Vcpu, out: &mut Writer<D>) -> Res
         pending: VcpuPending::empty(),
         // 0 says that there is no limit.
         poll_until_ns: v.polling_until.filter(|&t| t != u64::MAX).unwrap_or(0),
-        iobmp: 0,
-        iobmp_nr_ports: 0,
+        iobmp: v.iobmp,
+        iobmp_nr_ports: v.iobmp_nr_ports,
     })?;
     if !v.initialised {
         return Ok(());
@@ -315,7 +315,7 @@ fn write_vcpu<D: Dest>(domain: &Domain, vcpu: &Vcpu, out: &mut Writer<D>) -> Res
     hypercall::vcpu::context_of(&v, domain.vm_assist()).encode(&mut context);
     write_vcpu_basic(out, vcpu.id, &context)?;
     if v.fpu.xcr0() != 0 {
-        write_vcpu_xsave(out, vcpu.id, v.fpu.xcr0(), v.fpu.xcr0(), v.fpu.bytes())?;
+        write_vcpu_xsave(out, vcpu.id, v.xcr0, v.fpu.xcr0(), v.fpu.bytes())?;
     }
     Ok(())
 }
