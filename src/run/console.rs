@@ -49,7 +49,11 @@ pub struct ConsoleState {
 /// When [`poll`] is due next.
 pub fn next_poll(host: &Host) -> u64 {
     let console = host.console.lock();
-    let pump = if log::is_behind() { console.next_pump_ns } else { u64::MAX };
+    let pump = match (log::is_behind(), console.waiting.is_empty()) {
+        (true, _) => console.next_pump_ns,
+        (false, false) => 0,
+        (false, true) => u64::MAX,
+    };
     console.next_poll_ns.min(pump)
 }
 
