@@ -11,7 +11,7 @@ use crate::run::{teardown, work};
 use crate::x86::directmap::DirectMap;
 use crate::x86::percpu::this_cpu;
 use crate::x86::traps::{Dump, Frame, VECTOR_SYSCALL, VECTOR_SYSCALL32};
-use crate::x86::{apic, fpu, tsc};
+use crate::x86::{apic, debug, fpu, tsc};
 use crate::xen::hypercall::shutdown;
 use alloc::sync::Arc;
 use x86_64::registers::control::Cr2;
@@ -89,6 +89,10 @@ fn exception(vcpu: &Arc<Vcpu>, frame: &mut Frame, vector: u8, cr2: u64) -> Resul
     }
     let mut v = vcpu.state.lock();
     match vector {
+        1 => {
+            v.debugreg[6] |= debug::take_status();
+            bounce::exception(&mut v, frame, 1, None)
+        }
         7 if v.task_switched => {
             // The guest asked for this fault by fpu_taskswitch; Xen clears its CR0.TS as it delivers it.
             v.task_switched = false;
