@@ -38,7 +38,7 @@ pub fn shut_down(domain: &Arc<Domain>, reason: Shutdown) {
         return;
     }
     let host = super::host::host();
-    super::console::drain(host, domain);
+    super::console::last_words(host, domain);
     log!("domain", "{} {} shut down: {}", domain.id, domain.name, reason.name());
     if !matches!(reason.0, shutdown::POWEROFF | shutdown::REBOOT) {
         verdict::note(Verdict::Failure);
@@ -156,11 +156,7 @@ fn end(host: &Host, domain: &Arc<Domain>) {
     }
     host.domains.lock().remove(&domain.id);
     log!("domain", "{} {} is gone, its memory is free", domain.id, domain.name);
-    let mut console = host.console.lock();
-    if console.focus == Some(domain.id) {
-        console.focus = None;
-    }
-    drop(console);
+    super::console::forget(host, domain.id);
     if domain.shutdown() == Some(Shutdown(shutdown::REBOOT)) {
         create::recreate(host, &domain.module_string, &domain.name);
     }

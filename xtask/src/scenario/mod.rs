@@ -3,6 +3,7 @@
 //! A scenario is data; the files beside this one hold them by theme. [`runner`] makes machines of them.
 
 mod boot;
+mod console;
 mod guests;
 mod kexec;
 mod memory;
@@ -77,10 +78,18 @@ pub fn chosen(filter: Option<&str>) -> Vec<Scenario> {
 
 /// All scenarios, theme by theme.
 fn all() -> Vec<Scenario> {
-    [boot::all(), region::all(), update::all(), guests::all(), memory::all(), refusal::all(), kexec::all(), smp::all()]
-        .into_iter()
-        .flatten()
-        .collect()
+    let themes = [
+        boot::all(),
+        region::all(),
+        update::all(),
+        guests::all(),
+        memory::all(),
+        smp::all(),
+        console::all(),
+        refusal::all(),
+        kexec::all(),
+    ];
+    themes.into_iter().flatten().collect()
 }
 
 /// How the kernel gets into memory.
@@ -184,6 +193,31 @@ impl Scenario {
     pub fn when(mut self, pattern: &str, keys: &str) -> Self {
         self.script.push(Act::Wait(regex(pattern)));
         self.script.push(Act::Type(keys.to_owned()));
+        self
+    }
+
+    /// Waits for text that matches, a prompt, and then types the keys.
+    pub fn at(mut self, pattern: &str, keys: &str) -> Self {
+        self.script.push(Act::See(regex(pattern)));
+        self.script.push(Act::Type(keys.to_owned()));
+        self
+    }
+
+    /// Waits until the guest in focus has said exactly this.
+    pub fn hears(mut self, text: String) -> Self {
+        self.script.push(Act::Hear(text));
+        self
+    }
+
+    /// Types the keys.
+    pub fn types(mut self, keys: impl Into<String>) -> Self {
+        self.script.push(Act::Type(keys.into()));
+        self
+    }
+
+    /// Leaves the console unread for some seconds.
+    pub fn rests(mut self, seconds: u64) -> Self {
+        self.script.push(Act::Rest(Duration::from_secs(seconds)));
         self
     }
 
