@@ -4,5 +4,6 @@ pub mod builder;
 pub mod console;
 pub mod evtchn;
 pub mod exchange;
+pub mod grant;
 pub mod kernel;
 pub mod spec;
