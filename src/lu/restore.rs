@@ -9,24 +9,25 @@
 use super::breadcrumb::{self, BreadcrumbError};
 use super::mfn_list::{self, MfnList, MfnListError};
 use super::records::{
-    self, AnyRecord, CallbackMasks, Channel, ChannelState, DomainBegin, HostFlags, LuHost, LuTime, LuVcpu, Pin,
-    Summary, VCPU_CONTEXT_LEN, VcpuFlags,
+    self, AnyRecord, CallbackMasks, Channel, ChannelState, DomainBegin, GrantInUse, GrantMap, Grants, HostFlags,
+    LuHost, LuTime, LuVcpu, Pin, Summary, VCPU_CONTEXT_LEN, VcpuFlags,
 };
 use super::report::{self, Report};
 use super::stream::{PagedSource, StreamError};
 use super::update::UpdateState;
 use crate::domain::console::ConsoleRing;
 use crate::domain::evtchn::{DomainConfig, PortRecord, PortState, Service};
+use crate::domain::grant::{Active, Inconsistent, Limits, Mapping, SavedTable, Version};
 use crate::frame::{DomId, Maddr, Mfn, MfnRange};
 use crate::hypercall;
 use crate::log;
 use crate::mm::extents::ExtentMap;
 use crate::mm::m2p::{FRAMES_PER_BLOCK, M2p};
 use crate::mm::page_info::{CountFlags, PageLookup};
-use crate::run::create;
 use crate::run::domain::{Domain, DomainMemory, DomainParts, Rings, Shutdown};
 use crate::run::host::{Host, Module};
 use crate::run::vcpu::{Callback, GDT_FRAMES, RunState, Vcpu, VcpuState};
+use crate::run::{create, grants, teardown};
 use crate::start::Fatal;
 use crate::time::Clock;
 use crate::verdict::{self, Verdict};
@@ -36,6 +37,7 @@ use crate::xen::hypercall::runstate;
 use crate::xen::vcpu::VcpuGuestContext;
 use alloc::borrow::ToOwned;
 use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -110,6 +112,7 @@ struct SavedDomain {
     linear: Vec<Pin>,
     partial_line: Vec<u8>,
     channels: Vec<Channel>,
+    grants: Option<SavedTable>,
     vcpus: Vec<SavedVcpu>,
 }
 
@@ -256,6 +259,11 @@ impl Incoming {
                         claim(MfnRange::new(shared, 1), owner).map_err(RecordProblem::Other)?;
                     }
                 }
+                AnyRecord::Grants(grants) => {
+                    for mfn in grants.frames.iter() {
+                        claim(MfnRange::new(mfn?, 1), owner).map_err(RecordProblem::Other)?;
+                    }
+                }
                 AnyRecord::Extents(extents) => {
                     for extent in extents.iter() {
                         claim(extent?.mfns(), owner).map_err(RecordProblem::Other)?;
@@ -324,14 +332,16 @@ impl Incoming {
             }
             Ok(())
         })?;
+        let bad_grants = restore_grants(host, &mut domains);
         for saved in domains {
             let id = saved.begin.domid;
             let name = saved.begin.name;
-            if let Err(why) = restore_domain(host, saved) {
+            if let Err(why) = restore_domain(host, saved, bad_grants.get(&id)) {
                 log!("lu", "{id} {name} is refused: {why}; it stays paused, its memory is kept");
                 verdict::note(Verdict::Failure);
             }
         }
+        teardown::give_up_zombies(host);
         let mismatch = host.evtchn.lock().mismatches().next();
         if let Some(mismatch) = mismatch {
             log!("lu", "event channels do not fit: {mismatch}");
@@ -402,6 +412,7 @@ impl SavedDomain {
             linear: Vec::new(),
             partial_line: Vec::new(),
             channels: Vec::new(),
+            grants: None,
             vcpus: Vec::new(),
         }
     }
@@ -434,6 +445,21 @@ impl SavedDomain {
             AnyRecord::Channels(channels) => {
                 for channel in channels.iter() {
                     self.channels.push(channel?);
+                }
+            }
+            AnyRecord::Grants(grants) => self.grants = Some(grant_table(&grants)?),
+            AnyRecord::GrantsInUse(list) => {
+                for used in list.iter() {
+                    let GrantInUse { reference, to, readers, writers, frame } = used?;
+                    let active = Active { to, frame, readers, writers };
+                    self.grants.iter_mut().for_each(|table| table.active.push((reference, active)));
+                }
+            }
+            AnyRecord::GrantMaps(list) => {
+                for map in list.iter() {
+                    let GrantMap { handle, granter, reference, flags } = map?;
+                    let mapping = Mapping { granter, reference, flags };
+                    self.grants.iter_mut().for_each(|table| table.maps.push((handle, mapping)));
                 }
             }
             AnyRecord::Vcpu(saved) => self.vcpus.push(SavedVcpu { saved, context: None, xsave: None }),
@@ -474,6 +500,41 @@ impl SavedDomain {
     }
 }
 
+fn grant_table<S: super::stream::ByteSource + ?Sized>(
+    grants: &Grants<'_, S>,
+) -> Result<SavedTable, super::stream::RecordError> {
+    let head = grants.head;
+    let mut shared = Vec::new();
+    for mfn in grants.frames.iter() {
+        shared.push(mfn?);
+    }
+    let status = shared.split_off(shared.len().min(head.nr_shared as usize));
+    let version = if head.version == Version::V2 as u32 { Version::V2 } else { Version::V1 };
+    let limits = Limits { max_frames: head.max_frames, max_maps: head.max_maps };
+    Ok(SavedTable { version, limits, shared, status, active: Vec::new(), maps: Vec::new() })
+}
+
+/// All domains' grant tables, before any page type is taken: a domain's leaves may be on another's frames. What does not fit, by domain.
+fn restore_grants(host: &Host, domains: &mut [SavedDomain]) -> BTreeMap<DomId, Inconsistent> {
+    let mut tables = host.grants.lock();
+    let mut bad = BTreeMap::new();
+    for domain in domains {
+        let id = domain.begin.domid;
+        match domain.grants.take() {
+            None => tables.add_domain(id, Limits::DEFAULT),
+            Some(saved) => {
+                if let Err(e) = tables.restore(id, saved) {
+                    bad.insert(id, e);
+                }
+            }
+        }
+    }
+    for (id, e) in tables.inconsistent() {
+        bad.entry(id).or_insert(e);
+    }
+    bad
+}
+
 /// Why one domain cannot be restored.
 struct Refused(String);
 
@@ -487,15 +548,19 @@ fn refused(why: impl fmt::Display) -> Refused {
     Refused(why.to_string())
 }
 
-fn restore_domain(host: &Host, mut saved: SavedDomain) -> Result<(), Refused> {
+fn restore_domain(host: &Host, mut saved: SavedDomain, bad_grants: Option<&Inconsistent>) -> Result<(), Refused> {
     let begin = saved.begin;
     let id = begin.domid;
     let ports = saved.ports();
-    let (Some(shared), Some(console)) = (begin.shared_info, begin.console) else {
+    let is_zombie = begin.flags.contains(records::DomainFlags::DYING);
+    let console = begin.console.or(is_zombie.then_some(Mfn::ZERO));
+    let (Some(shared), Some(console)) = (begin.shared_info, console) else {
         return Err(refused("it has no shared_info or no console"));
     };
-    if let Ok(page) = host.frames.page(shared) {
-        page.count_info.fetch_or(CountFlags::XEN_HEAP.bits(), Ordering::AcqRel);
+    for mfn in grants::frames(host, id).into_iter().chain([shared]) {
+        if let Ok(page) = host.frames.page(mfn) {
+            page.count_info.fetch_or(CountFlags::XEN_HEAP.bits(), Ordering::AcqRel);
+        }
     }
     let (perdomain, l4_slots) =
         create::hypervisor_area(host, begin.nr_vcpus).ok_or_else(|| refused("no memory for its tables"))?;
@@ -528,10 +593,20 @@ fn restore_domain(host: &Host, mut saved: SavedDomain) -> Result<(), Refused> {
     if begin.flags.contains(records::DomainFlags::SHUT_DOWN) {
         domain.set_shutdown(Shutdown(begin.shutdown_reason));
     }
+    if let Some(why) = bad_grants {
+        return Err(refused(why));
+    }
+    if is_zombie {
+        host.zombies.lock().push(domain);
+        return Ok(());
+    }
     let config = DomainConfig { shared_info: shared, nr_vcpus: begin.nr_vcpus, is_privileged: domain.privileged };
     host.evtchn.lock().restore_domain(id, config, ports).map_err(refused)?;
 
-    let types = host.types(&domain);
+    // Each mapping of another's grant may be found in one leaf.
+    let mapped = host.grants.lock().mapped(id);
+    let may_map = |mfn, owner, access| mapped.take(mfn, owner, access);
+    let types = host.types_with(&domain, &may_map);
     let replayed = (|| {
         let bases = || saved.vcpus.iter().flat_map(|v| [v.saved.kernel_cr3, v.saved.user_cr3]).flatten();
         for table in saved.pins.iter().chain(&saved.linear) {

@@ -115,6 +115,14 @@ impl ExtentMap {
         self.last_at_or_before(mfn).filter(|extent| extent.range().contains(mfn))
     }
 
+    /// The first extent that does not end before a frame.
+    pub fn first_behind(&self, mfn: Mfn) -> Option<Extent> {
+        self.extent_of(mfn).or_else(|| {
+            let next = self.extents.range(mfn.get()..).next();
+            next.map(|(&mfn, &(pfn, nr_frames))| Extent { mfn: Mfn::new(mfn), pfn, nr_frames })
+        })
+    }
+
     /// The guest's number for a frame: outer nothing if the frame is not the domain's, inner nothing if the guest has none for it.
     pub fn lookup(&self, mfn: Mfn) -> Option<Option<Pfn>> {
         let extent = self.extent_of(mfn)?;

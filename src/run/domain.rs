@@ -177,7 +177,7 @@ impl Domain {
         }
     }
 
-    /// The frames that the hypervisor and the guest both write to from the beginning to the end: shared_info and the console ring.
+    /// The frames that the hypervisor and the guest both write to from the beginning to the end, grant tables aside: shared_info and the console ring.
     pub fn shared_frames(&self) -> [Mfn; 2] {
         [self.memory.lock().shared_info, self.rings.console]
     }

@@ -2,6 +2,7 @@
 
 use crate::cmdline::Options;
 use crate::domain::evtchn::{Effect, Event, EventChannels};
+use crate::domain::grant::GrantTables;
 use crate::frame::{DomId, Maddr, Mfn, MfnRange, Order};
 use crate::memmap::MemMap;
 use crate::mm::buddy::Block;
@@ -80,6 +81,10 @@ pub struct Host {
     pub next_domid: Mutex<u16>,
     /// Event channels.
     pub evtchn: Mutex<EventChannels>,
+    /// Grant tables.
+    pub grants: Mutex<GrantTables>,
+    /// Domains that are no more, but for frames that others map.
+    pub zombies: Mutex<Vec<Arc<Domain>>>,
     /// Scheduler.
     pub sched: Mutex<Scheduler>,
     /// Console.
@@ -110,7 +115,8 @@ pub fn is_installed() -> bool {
     HOST.is_completed()
 }
 
-/// A PV guest maps its own frames and nothing else: the M2P it sees through the hypervisor's slots.
+/// A PV guest maps its own frames and nothing else by itself: the M2P it sees through the hypervisor's slots, and others' frames are mapped for
+/// it by grants.
 fn may_map(_: Mfn, _: DomId, _: Access) -> bool {
     false
 }
@@ -118,8 +124,16 @@ fn may_map(_: Mfn, _: DomId, _: Access) -> bool {
 impl Host {
     /// The page-type engine for a domain. Whoever uses it calls [`Host::settle`] before the guest runs again.
     pub fn types<'a>(&'a self, domain: &'a Domain) -> PageTypes<'a, Frames, DirectMap> {
-        let view =
-            DomainView { id: domain.id, hypervisor_slots: &domain.l4_slots, may_map: &may_map, has_hardware: false };
+        self.types_with(domain, &may_map)
+    }
+
+    /// As [`Host::types`], for the replay after an update: the domain's tables may hold mappings of others' frames that `may_map` knows.
+    pub fn types_with<'a>(
+        &'a self,
+        domain: &'a Domain,
+        may_map: &'a dyn Fn(Mfn, DomId, Access) -> bool,
+    ) -> PageTypes<'a, Frames, DirectMap> {
+        let view = DomainView { id: domain.id, hypervisor_slots: &domain.l4_slots, may_map, has_hardware: false };
         PageTypes::new(self.frames, &DirectMap, view)
     }
 
@@ -145,26 +159,37 @@ impl Host {
     /// table, and what the hypervisor writes there, half of which the guest chooses, would be entries.
     pub fn hold_shared(&self, domain: &Domain) -> Result<(), TypeError> {
         let types = self.types(domain);
-        let [first, second] = domain.shared_frames();
-        let result = types.get_page_and_type(first, PageType::Writable).and_then(|()| {
-            types.get_page_and_type(second, PageType::Writable).inspect_err(|_| types.put_page_and_type(first))
-        });
+        let frames = self.shared_frames(domain);
+        let mut result = Ok(());
+        for (i, &mfn) in frames.iter().enumerate() {
+            result = types.get_page_and_type(mfn, PageType::Writable);
+            if result.is_err() {
+                frames[..i].iter().for_each(|&mfn| types.put_page_and_type(mfn));
+                break;
+            }
+        }
         self.settle(&types, domain);
         result.map(|()| {
             domain.set_holds_shared(true);
         })
     }
 
-    /// Drops what [`Host::hold_shared`] took, if it did.
+    /// Drops what [`Host::hold_shared`] took, and what was taken for frames that came later, if it did.
     pub fn release_shared(&self, domain: &Domain) {
         if !domain.set_holds_shared(false) {
             return;
         }
         let types = self.types(domain);
-        for mfn in domain.shared_frames() {
+        for mfn in self.shared_frames(domain) {
             types.put_page_and_type(mfn);
         }
         self.settle(&types, domain);
+    }
+
+    fn shared_frames(&self, domain: &Domain) -> Vec<Mfn> {
+        let mut frames = domain.shared_frames().to_vec();
+        frames.extend(crate::run::grants::frames(self, domain.id));
+        frames
     }
 
     /// A zeroed private frame or block, disposable at the next update; `None` without memory.

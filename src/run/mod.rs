@@ -18,6 +18,7 @@ pub mod context;
 pub mod create;
 pub mod domain;
 pub mod entry;
+pub mod grants;
 pub mod guest_mem;
 pub mod host;
 pub mod sched;

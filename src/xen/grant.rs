@@ -140,8 +140,7 @@ pub mod unmap {
     /// Bytes in the structure.
     pub const SIZE: usize = 24;
 
-    const _: () =
-        super::fields_follow_each_other(&[(HOST_ADDR, 8), (DEV_BUS_ADDR, 8), (HANDLE, 4), (STATUS, 2)], SIZE);
+    const _: () = super::fields_follow_each_other(&[(HOST_ADDR, 8), (DEV_BUS_ADDR, 8), (HANDLE, 4), (STATUS, 2)], SIZE);
 }
 
 /// `setup_table`.
@@ -181,8 +180,7 @@ pub mod copy {
     /// Bytes in the structure.
     pub const SIZE: usize = 40;
 
-    const _: () =
-        super::fields_follow_each_other(&[(SOURCE, 16), (DEST, 16), (LEN, 2), (FLAGS, 2), (STATUS, 2)], SIZE);
+    const _: () = super::fields_follow_each_other(&[(SOURCE, 16), (DEST, 16), (LEN, 2), (FLAGS, 2), (STATUS, 2)], SIZE);
     const _: () = super::fields_follow_each_other(&[(U, 8), (DOMID, 2), (OFFSET, 2)], DEST);
 }
 

@@ -86,13 +86,7 @@ impl<'a, L: PageLookup, M: PhysMem> PageTypes<'a, L, M> {
 
     /// Takes the leaf out that maps a frame for `access`, puts another one in its place, and drops the first one's references.
     /// Errors: something else is mapped there, and stays.
-    pub fn replace_leaf(
-        &self,
-        place: LeafPlace,
-        mfn: Mfn,
-        access: Access,
-        by: LooseLeaf,
-    ) -> Result<(), TypeError> {
+    pub fn replace_leaf(&self, place: LeafPlace, mfn: Mfn, access: Access, by: LooseLeaf) -> Result<(), TypeError> {
         self.with_leaf(place, |table, pte| {
             let old = self.mem.read_u64(pte);
             if old & PRESENT == 0 || frame_of(old) != mfn || access_of(old) != access {
@@ -127,9 +121,7 @@ impl<'a, L: PageLookup, M: PhysMem> PageTypes<'a, L, M> {
     ) -> Result<T, TypeError> {
         let pte = match place {
             LeafPlace::Entry(maddr) => entry_maddr(maddr)?,
-            LeafPlace::Address { l4, va } => {
-                leaf_entry(self.mem, l4, va).map_err(|_| TypeError::NoL1 { va })?.0
-            }
+            LeafPlace::Address { l4, va } => leaf_entry(self.mem, l4, va).map_err(|_| TypeError::NoL1 { va })?.0,
         };
         self.with_page(pte.mfn_containing(), |mfn, page| {
             let wanted = PageType::L1;
