@@ -51,36 +51,36 @@ pub fn grant_table_op(c: &mut Caller<'_>, cmd: u64, list: u64, count: u64) -> Ou
     let batch = Batch { c, cmd, list, count };
     let outcome = match cmd {
         op::MAP_GRANT_REF => batch.each::<{ map::SIZE }>(&work, |b| {
-            status_to(b, map::STATUS, work.map(b));
+            status_to(b, map::STATUS, |b| work.map(b));
             Ok(())
         }),
         op::UNMAP_GRANT_REF => batch.each::<{ unmap::SIZE }>(&work, |b| {
-            status_to(b, unmap::STATUS, work.unmap(b, None));
+            status_to(b, unmap::STATUS, |b| work.unmap(b, None));
             Ok(())
         }),
         op::UNMAP_AND_REPLACE => batch.each::<{ unmap::SIZE }>(&work, |b| {
             let new = field_u64(b, unmap::NEW_ADDR);
-            status_to(b, unmap::STATUS, work.unmap(b, (new != 0).then_some(new)));
+            status_to(b, unmap::STATUS, |b| work.unmap(b, (new != 0).then_some(new)));
             Ok(())
         }),
         op::COPY => batch.each::<{ copy::SIZE }>(&work, |b| {
-            status_to(b, copy::STATUS, work.copy(b));
+            status_to(b, copy::STATUS, |b| work.copy(b));
             Ok(())
         }),
         op::SWAP_GRANT_REF => batch.each::<{ swap::SIZE }>(&work, |b| {
             let (a, with) = (field_u32(b, swap::REF_A), field_u32(b, swap::REF_B));
-            status_to(b, swap::STATUS, host.grants.lock().swap(&DirectMap, domain.id, a, with));
+            status_to(b, swap::STATUS, |_| host.grants.lock().swap(&DirectMap, domain.id, a, with));
             Ok(())
         }),
         op::CACHE_FLUSH => batch.each::<{ cache_flush::SIZE }>(&work, |b| work.cache_flush(b)),
         op::SETUP_TABLE => batch.one::<{ setup_table::SIZE }>(&work, |b| {
-            status_to(b, setup_table::STATUS, work.setup_table(b));
+            status_to(b, setup_table::STATUS, |b| work.setup_table(b));
         }),
         op::QUERY_SIZE => batch.one::<{ query_size::SIZE }>(&work, |b| {
-            status_to(b, query_size::STATUS, work.query_size(b));
+            status_to(b, query_size::STATUS, |b| work.query_size(b));
         }),
         op::GET_STATUS_FRAMES => batch.one::<{ get_status_frames::SIZE }>(&work, |b| {
-            status_to(b, get_status_frames::STATUS, work.get_status_frames(b));
+            status_to(b, get_status_frames::STATUS, |b| work.get_status_frames(b));
         }),
         op::SET_VERSION => work.set_version(list).into(),
         op::GET_VERSION => work.get_version(list).into(),
@@ -138,8 +138,9 @@ fn put<const N: usize>(b: &mut [u8], offset: usize, value: [u8; N]) {
     b[offset..offset + N].copy_from_slice(&value);
 }
 
-fn status_to(b: &mut [u8], offset: usize, result: Result<(), GrantError>) {
-    let status = result.map_or_else(GrantError::status, |()| OKAY);
+/// Does an operation and writes its status into its structure.
+fn status_to(b: &mut [u8], offset: usize, operation: impl FnOnce(&mut [u8]) -> Result<(), GrantError>) {
+    let status = operation(b).map_or_else(GrantError::status, |()| OKAY);
     put(b, offset, status.to_le_bytes());
 }
 

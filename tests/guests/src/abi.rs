@@ -35,6 +35,7 @@ pub mod hypercall {
     pub const SET_TIMER_OP: u64 = 15;
     pub const XEN_VERSION: u64 = 17;
     pub const CONSOLE_IO: u64 = 18;
+    pub const GRANT_TABLE_OP: u64 = 20;
     pub const IRET: u64 = 23;
     pub const VCPU_OP: u64 = 24;
     pub const SET_SEGMENT_BASE: u64 = 25;
@@ -157,6 +158,7 @@ impl Errno {
     pub const EINVAL: Errno = Errno(22);
     pub const ENOSYS: Errno = Errno(38);
     pub const ETIME: Errno = Errno(62);
+    pub const EOPNOTSUPP: Errno = Errno(95);
 
     /// Takes a hypercall's return value apart: from -4095 to -1 it is a refusal.
     pub fn check(value: i64) -> Result<u64, Errno> {

@@ -3,6 +3,7 @@
 //! A scenario is data; the files beside this one hold them by theme. [`runner`] makes machines of them.
 
 mod boot;
+mod grants;
 mod guests;
 mod kexec;
 mod refusal;
@@ -75,7 +76,7 @@ pub fn chosen(filter: Option<&str>) -> Vec<Scenario> {
 
 /// All scenarios, theme by theme.
 fn all() -> Vec<Scenario> {
-    [boot::all(), region::all(), update::all(), guests::all(), refusal::all(), kexec::all()]
+    [boot::all(), region::all(), update::all(), guests::all(), grants::all(), refusal::all(), kexec::all()]
         .into_iter()
         .flatten()
         .collect()

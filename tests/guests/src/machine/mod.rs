@@ -8,6 +8,7 @@
 pub mod console;
 pub mod entry;
 pub mod events;
+pub mod grants;
 pub mod guest;
 pub mod hypercall;
 pub mod memory;
