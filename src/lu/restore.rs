@@ -6,18 +6,20 @@
 //! 4. [`Incoming::restore_domains`]: domains with their vCPUs and event channels, then page types, replayed from pins and base pointers.
 //! 5. [`Incoming::free_stream`], [`Incoming::finish`]: the stream's frames are free, and the report follows when guests run.
 
+mod grants;
+
 use super::breadcrumb::{self, BreadcrumbError};
 use super::mfn_list::{self, MfnList, MfnListError};
 use super::records::{
-    self, AnyRecord, CallbackMasks, Channel, ChannelState, DomainBegin, GrantInUse, GrantMap, Grants, HostFlags,
-    LuHost, LuTime, LuVcpu, Pin, Summary, VCPU_CONTEXT_LEN, VcpuFlags,
+    self, AnyRecord, CallbackMasks, Channel, ChannelState, DomainBegin, HostFlags, LuHost, LuTime, LuVcpu, Pin,
+    Summary, VCPU_CONTEXT_LEN, VcpuFlags,
 };
 use super::report::{self, Report};
 use super::stream::{PagedSource, StreamError};
 use super::update::UpdateState;
 use crate::domain::console::ConsoleRing;
 use crate::domain::evtchn::{DomainConfig, PortRecord, PortState, Service};
-use crate::domain::grant::{Active, Inconsistent, Limits, Mapping, SavedTable, Version};
+use crate::domain::grant::{Inconsistent, SavedTable};
 use crate::frame::{DomId, Maddr, Mfn, MfnRange};
 use crate::hypercall;
 use crate::log;
@@ -27,7 +29,7 @@ use crate::mm::page_info::{CountFlags, PageLookup};
 use crate::run::domain::{Domain, DomainMemory, DomainParts, Rings, Shutdown};
 use crate::run::host::{Host, Module};
 use crate::run::vcpu::{Callback, GDT_FRAMES, RunState, Vcpu, VcpuState};
-use crate::run::{create, grants, teardown};
+use crate::run::{create, grants as run_grants, teardown};
 use crate::start::Fatal;
 use crate::time::Clock;
 use crate::verdict::{self, Verdict};
@@ -37,7 +39,6 @@ use crate::xen::hypercall::runstate;
 use crate::xen::vcpu::VcpuGuestContext;
 use alloc::borrow::ToOwned;
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -332,7 +333,7 @@ impl Incoming {
             }
             Ok(())
         })?;
-        let bad_grants = restore_grants(host, &mut domains);
+        let bad_grants = grants::restore(host, domains.iter_mut().map(|d| (d.begin.domid, d.grants.take())));
         for saved in domains {
             let id = saved.begin.domid;
             let name = saved.begin.name;
@@ -447,21 +448,9 @@ impl SavedDomain {
                     self.channels.push(channel?);
                 }
             }
-            AnyRecord::Grants(grants) => self.grants = Some(grant_table(&grants)?),
-            AnyRecord::GrantsInUse(list) => {
-                for used in list.iter() {
-                    let GrantInUse { reference, to, readers, writers, frame } = used?;
-                    let active = Active { to, frame, readers, writers };
-                    self.grants.iter_mut().for_each(|table| table.active.push((reference, active)));
-                }
-            }
-            AnyRecord::GrantMaps(list) => {
-                for map in list.iter() {
-                    let GrantMap { handle, granter, reference, flags } = map?;
-                    let mapping = Mapping { granter, reference, flags };
-                    self.grants.iter_mut().for_each(|table| table.maps.push((handle, mapping)));
-                }
-            }
+            AnyRecord::Grants(saved) => self.grants = Some(grants::table_of(&saved)?),
+            AnyRecord::GrantsInUse(list) => grants::take_in_use(&mut self.grants, &list)?,
+            AnyRecord::GrantMaps(list) => grants::take_maps(&mut self.grants, &list)?,
             AnyRecord::Vcpu(saved) => self.vcpus.push(SavedVcpu { saved, context: None, xsave: None }),
             AnyRecord::VcpuBasic(basic) => {
                 let mut bytes = Box::new([0; VCPU_CONTEXT_LEN]);
@@ -500,41 +489,6 @@ impl SavedDomain {
     }
 }
 
-fn grant_table<S: super::stream::ByteSource + ?Sized>(
-    grants: &Grants<'_, S>,
-) -> Result<SavedTable, super::stream::RecordError> {
-    let head = grants.head;
-    let mut shared = Vec::new();
-    for mfn in grants.frames.iter() {
-        shared.push(mfn?);
-    }
-    let status = shared.split_off(shared.len().min(head.nr_shared as usize));
-    let version = if head.version == Version::V2 as u32 { Version::V2 } else { Version::V1 };
-    let limits = Limits { max_frames: head.max_frames, max_maps: head.max_maps };
-    Ok(SavedTable { version, limits, shared, status, active: Vec::new(), maps: Vec::new() })
-}
-
-/// All domains' grant tables, before any page type is taken: a domain's leaves may be on another's frames. What does not fit, by domain.
-fn restore_grants(host: &Host, domains: &mut [SavedDomain]) -> BTreeMap<DomId, Inconsistent> {
-    let mut tables = host.grants.lock();
-    let mut bad = BTreeMap::new();
-    for domain in domains {
-        let id = domain.begin.domid;
-        match domain.grants.take() {
-            None => tables.add_domain(id, Limits::DEFAULT),
-            Some(saved) => {
-                if let Err(e) = tables.restore(id, saved) {
-                    bad.insert(id, e);
-                }
-            }
-        }
-    }
-    for (id, e) in tables.inconsistent() {
-        bad.entry(id).or_insert(e);
-    }
-    bad
-}
-
 /// Why one domain cannot be restored.
 struct Refused(String);
 
@@ -557,7 +511,7 @@ fn restore_domain(host: &Host, mut saved: SavedDomain, bad_grants: Option<&Incon
     let (Some(shared), Some(console)) = (begin.shared_info, console) else {
         return Err(refused("it has no shared_info or no console"));
     };
-    for mfn in grants::frames(host, id).into_iter().chain([shared]) {
+    for mfn in run_grants::frames(host, id).into_iter().chain([shared]) {
         if let Ok(page) = host.frames.page(mfn) {
             page.count_info.fetch_or(CountFlags::XEN_HEAP.bits(), Ordering::AcqRel);
         }

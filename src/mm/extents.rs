@@ -230,6 +230,18 @@ mod tests {
     }
 
     #[test]
+    fn the_first_extent_behind_a_frame_may_contain_it() {
+        let mut map = ExtentMap::new();
+        map.insert(pfn(10), mfn(100), 2).unwrap();
+        map.insert(None, mfn(110), 1).unwrap();
+        let first = |n| map.first_behind(mfn(n)).map(|e| (e.mfn.get(), e.nr_frames));
+        let cases = [(0, Some((100, 2))), (100, Some((100, 2))), (101, Some((100, 2))), (102, Some((110, 1)))];
+        for (n, expected) in cases.into_iter().chain([(110, Some((110, 1))), (111, None)]) {
+            assert_eq!(first(n), expected, "{n}");
+        }
+    }
+
+    #[test]
     fn neighbours_are_joined_only_if_both_numbers_continue() {
         let mut map = ExtentMap::new();
         map.insert(pfn(10), mfn(100), 2).unwrap();

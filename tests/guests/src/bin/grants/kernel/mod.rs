@@ -7,7 +7,7 @@
 //! fourth one b loses the leaf: that grant stays in use until b is gone.
 //!
 //! The end: b that is told to finish unmaps everything; a that is told to goes on answering until b has said that it is done, sees all marks go, and
-//! changes its table's version.
+//! changes its table's version. It does so too when b is gone without a word.
 //!
 //! Options: `peer=<domid>`, `version=<1|2>` (1; the same on both sides), `timeout-ms=<n>` (5000: nothing heard by then is a failure),
 //! `leave-after=<n>` (0: never; a shuts down after so many rounds, and b goes on with what it has mapped), `spoil=<n>` (0: never; in that round a
