@@ -10,7 +10,10 @@
 .set FRAME_RIP, 136
 .set FRAME_CS, 144
 .set FRAME_SIZE, 176
+.set FRAME_WORDS_SAVED, 17             # registers, vector, error
 .set VECTOR_SYSCALL, 256
+.set VECTOR_SYSCALL32, 257
+.set SEL_GUEST_CS32, 0xe023
 .set SEL_GUEST_CS64, 0xe033
 .set SEL_GUEST_SS, 0xe02b
 
@@ -95,11 +98,18 @@ trap_common:
     pop_registers
     add rsp, 16
     iretq
-    # The guest's own return frame was bad: GS is the guest's already.
+    # The guest's own return frame was bad: GS is the guest's already. The CPU pushed its frame below the five words that `iretq` did
+    # not load, so the guest's frame is made whole again by moving registers, vector and error up to them, last word first.
 2:  swapgs
+    mov rax, gs:[0]
+    lea rsi, [rsp + (FRAME_WORDS_SAVED - 1) * 8]
+    lea rdi, [rax - FRAME_SIZE + (FRAME_WORDS_SAVED - 1) * 8]
+    mov ecx, FRAME_WORDS_SAVED
+    std
+    rep movsq
+    cld
+    lea rsp, [rax - FRAME_SIZE]
     mov rdi, rsp
-    mov rsp, gs:[0]
-    sub rsp, FRAME_SIZE
     xor ebp, ebp
     call guest_return_failed
     jmp return_to_guest
@@ -116,24 +126,36 @@ trap_paranoid:
     iretq
 
 # `syscall` from ring 3: rcx = return address, r11 = rflags, the guest's rsp untouched.
-.balign 16
-.globl syscall_entry
-syscall_entry:
+.macro syscall_frame cs, vector
     swapgs
     mov gs:[8], rsp
     mov rsp, gs:[0]
     push SEL_GUEST_SS
     push gs:[8]
     push r11
-    push SEL_GUEST_CS64
+    push \cs
     push rcx
     push 0
-    push VECTOR_SYSCALL
+    push \vector
     push_registers
     cld
     xor ebp, ebp
     mov rdi, rsp
     call trap_from_guest
+.endm
+
+# From 32-bit code.
+.balign 16
+.globl syscall32_entry
+syscall32_entry:
+    syscall_frame SEL_GUEST_CS32, VECTOR_SYSCALL32
+    jmp return_to_guest
+
+# From 64-bit code.
+.balign 16
+.globl syscall_entry
+syscall_entry:
+    syscall_frame SEL_GUEST_CS64, VECTOR_SYSCALL
     # falls through
 
 # In: rsp = the guest frame at the top of the CPU's stack. `exit_to_guest` may put another vCPU's registers into it.

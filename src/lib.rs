@@ -8,6 +8,7 @@ extern crate std;
 pub mod build;
 pub mod cmdline;
 pub mod domain;
+pub mod emulate;
 pub mod frame;
 #[cfg(target_os = "none")]
 pub mod hypercall;

@@ -70,17 +70,7 @@ fn one(c: &mut Caller<'_>, cmd: u32, arg1: u64, arg2: u64) -> Result<(), Errno> 
             frame(arg1).and_then(|mfn| types.pin(mfn, level).map_err(errno))
         }
         op::UNPIN_TABLE => frame(arg1).and_then(|mfn| types.unpin(mfn).map_err(errno)),
-        op::NEW_BASEPTR => frame(arg1).and_then(|l4| {
-            types.get_base(l4).map_err(errno)?;
-            let old = c.vcpu.state.lock().kernel_l4.replace(l4);
-            // The caller is in its kernel: the new tables before the reference on the old ones goes.
-            context::load_l4(this_cpu(), l4);
-            paging::flush_all();
-            if let Some(old) = old {
-                types.put_base(old);
-            }
-            Ok(())
-        }),
+        op::NEW_BASEPTR => frame(arg1).and_then(|l4| new_base(c.vcpu, l4)),
         op::NEW_USER_BASEPTR => new_user_base(c, &types, arg1),
         op::TLB_FLUSH_LOCAL | op::TLB_FLUSH_MULTI | op::TLB_FLUSH_ALL => {
             paging::flush_all();
@@ -114,6 +104,24 @@ fn one(c: &mut Caller<'_>, cmd: u32, arg1: u64, arg2: u64) -> Result<(), Errno> 
         _ => Err(Errno::ENOSYS),
     };
     host.settle(&types, &domain);
+    result
+}
+
+/// Other page tables for the kernel of the running vCPU, which is in it.
+pub fn new_base(vcpu: &Vcpu, l4: Mfn) -> Result<(), Errno> {
+    let host = host();
+    let types = host.types(&vcpu.domain);
+    let result = types.get_base(l4).map_err(errno);
+    if result.is_ok() {
+        let old = vcpu.state.lock().kernel_l4.replace(l4);
+        // The new tables before the reference on the old ones goes.
+        context::load_l4(this_cpu(), l4);
+        paging::flush_all();
+        if let Some(old) = old {
+            types.put_base(old);
+        }
+    }
+    host.settle(&types, &vcpu.domain);
     result
 }
 

@@ -12,6 +12,8 @@ pub mod kexec;
 pub mod memory;
 pub mod mmu;
 pub mod mmuext;
+pub mod physdev;
+pub mod refused;
 pub mod sched;
 pub mod tables;
 pub mod vcpu;
@@ -118,6 +120,17 @@ fn call(c: &mut Caller<'_>, number: u64, args: [u64; 5]) -> Outcome {
         nr::SCHED_OP_COMPAT => sched::sched_op_compat(c, a, b).into(),
         nr::CALLBACK_OP => tables::callback_op(c, a, b).into(),
         nr::EVENT_CHANNEL_OP => evtchn::event_channel_op(c, a, b).into(),
+        nr::PHYSDEV_OP => physdev::physdev_op(c, a, b).into(),
+        nr::EVENT_CHANNEL_OP_COMPAT => refused::event_channel_op_compat(c, a).into(),
+        nr::PHYSDEV_OP_COMPAT => refused::physdev_op_compat(c, a).into(),
+        nr::PLATFORM_OP => refused::platform_op(c, a).into(),
+        nr::SYSCTL => refused::sysctl(c, a).into(),
+        nr::DOMCTL => refused::domctl(c, a).into(),
+        nr::HVM_OP => refused::hvm_op(c, a, b).into(),
+        nr::DM_OP => refused::dm_op(c, a).into(),
+        // The hypervisor's file system is the control domain's; Argo and the PMU are switched off.
+        nr::HYPFS_OP => Outcome::Done(Errno::EPERM.to_rax()),
+        nr::ARGO_OP | nr::XENPMU_OP => Outcome::Done(Errno::EOPNOTSUPP.to_rax()),
         nr::KEXEC_OP => kexec::kexec_op(c, a, b).into(),
         _ => Outcome::Done(Errno::ENOSYS.to_rax()),
     }

@@ -7,7 +7,7 @@ use crate::run::bounce;
 use crate::run::context;
 use crate::run::guest_mem::{field_u16, field_u64};
 use crate::run::host::host;
-use crate::run::vcpu::{Callback, GDT_FRAMES, TrapInfo, VcpuState};
+use crate::run::vcpu::{Callback, GDT_FRAMES, TrapInfo, Vcpu, VcpuState};
 use crate::x86::desc;
 use crate::x86::fpu;
 use crate::x86::traps::{SegmentRegister, load_selector};
@@ -53,7 +53,7 @@ pub fn set_gdt(c: &mut Caller<'_>, list: u64, entries: u64) -> Result<u64, Errno
 }
 
 /// Makes frames a vCPU's GDT: each is taken as a page of segment descriptors, those of the GDT before are given back.
-pub fn take_gdt(vcpu: &crate::run::vcpu::Vcpu, mfns: [Option<Mfn>; GDT_FRAMES], entries: u32) -> Result<u64, Errno> {
+pub fn take_gdt(vcpu: &Vcpu, mfns: [Option<Mfn>; GDT_FRAMES], entries: u32) -> Result<u64, Errno> {
     let host = host();
     let types = host.types(&vcpu.domain);
     for (i, mfn) in mfns.iter().flatten().enumerate() {
@@ -161,10 +161,15 @@ pub fn is_guest_address(address: u64) -> bool {
 
 /// `set_debugreg(reg, value)`.
 pub fn set_debugreg(c: &mut Caller<'_>, reg: u64, value: u64) -> Result<u64, Errno> {
-    let mut v = c.vcpu.state.lock();
+    write_debugreg(c.vcpu, reg, value).map(|()| 0)
+}
+
+/// Sets a debug register of the running vCPU.
+pub fn write_debugreg(vcpu: &Vcpu, reg: u64, value: u64) -> Result<(), Errno> {
+    let mut v = vcpu.state.lock();
     put_debugreg(&mut v, reg, value)?;
     context::load_debug_registers(&v);
-    Ok(0)
+    Ok(())
 }
 
 /// Sets a debug register of a vCPU to a value that a guest may have there.
@@ -193,7 +198,11 @@ pub fn put_debugreg(v: &mut VcpuState, reg: u64, value: u64) -> Result<(), Errno
 
 /// `get_debugreg(reg)`.
 pub fn get_debugreg(c: &mut Caller<'_>, reg: u64) -> Result<u64, Errno> {
-    let v = c.vcpu.state.lock();
+    debugreg(&c.vcpu.state.lock(), reg)
+}
+
+/// A debug register of a vCPU.
+pub fn debugreg(v: &VcpuState, reg: u64) -> Result<u64, Errno> {
     match reg {
         0..=3 => Ok(v.debugreg[reg as usize]),
         4 | 6 => Ok(v.debugreg[6]),
@@ -282,7 +291,11 @@ pub fn iret(c: &mut Caller<'_>) -> Outcome {
         frame.rcx = field_u64(&b, f::RCX);
     }
     frame.rax = field_u64(&b, f::RAX);
-    let v = c.vcpu.state.lock();
+    let has_iopl = c.vcpu.domain.vm_assist() >> assist::TYPE_ARCHITECTURAL_IOPL & 1 != 0;
+    let mut v = c.vcpu.state.lock();
+    if has_iopl {
+        v.iopl = super::vcpu::iopl_of(rflags);
+    }
     let masked = u8::from(rflags & 1 << 9 == 0);
     bounce::set_info_byte(&v, vcpu_info::EVTCHN_UPCALL_MASK, masked);
     drop(v);

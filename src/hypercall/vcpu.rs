@@ -9,7 +9,7 @@ use crate::run::guest_mem::field_u64;
 use crate::run::host::host;
 use crate::run::vcpu::{Callback, GDT_FRAMES, TrapInfo, Vcpu, VcpuState};
 use crate::run::work;
-use crate::x86::tsc;
+use crate::x86::{cpu, tsc};
 use crate::xen::Errno;
 use crate::xen::hypercall::{pv, runstate, vcpu_op as op, vgcf};
 use crate::xen::layout::{vcpu_info, vcpu_runstate_info};
@@ -216,6 +216,9 @@ pub fn hold_info(domain: &Domain, mfn: Mfn) -> Result<(), Errno> {
     held.map_err(|_| Errno::EINVAL)
 }
 
+/// Where the I/O privilege level is in flags.
+pub const IOPL_SHIFT: u32 = 12;
+
 fn initialise(c: &mut Caller<'_>, vcpu: &Arc<Vcpu>, arg: u64) -> Result<u64, Errno> {
     if vcpu.state.lock().initialised {
         return Err(Errno::EEXIST);
@@ -300,10 +303,11 @@ pub fn load_context(v: &mut VcpuState, c: &VcpuGuestContext) {
     (r.r11, r.r10, r.r9, r.r8) = (u.r11, u.r10, u.r9, u.r8);
     (r.rax, r.rcx, r.rdx, r.rsi, r.rdi) = (u.rax, u.rcx, u.rdx, u.rsi, u.rdi);
     r.rip = u.rip;
-    // Rings 0 to 2 do not exist for a guest; interrupts stay on, IOPL stays 0.
+    // Rings 0 to 2 do not exist for a guest; interrupts stay on. IOPL is the guest's only in software.
     r.cs = u64::from(u.cs) | 3;
     r.ss = u64::from(u.ss) | 3;
     r.rflags = u.rflags & !(3 << 12 | 1 << 17 | 1 << 19 | 1 << 20) & 0x3f_ffff | 1 << 9 | 2;
+    v.iopl = iopl_of(u.rflags);
     r.rsp = u.rsp;
     (v.ds, v.es, v.fs, v.gs) = (u.ds, u.es, u.fs, u.gs);
     for (to, from) in v.traps.iter_mut().zip(&c.traps) {
@@ -313,6 +317,7 @@ pub fn load_context(v: &mut VcpuState, c: &VcpuGuestContext) {
     (v.ldt_base, v.ldt_entries) = if has_ldt { (c.ldt_base, c.ldt_ents as u32) } else { (0, 0) };
     (v.kernel_ss, v.kernel_sp) = (c.kernel_ss, c.kernel_sp);
     v.task_switched = c.ctrlreg[0] & 8 != 0;
+    v.cr4 = cpu::guest_cr4(&host().features, c.ctrlreg[4]);
     for (reg, &value) in (0..).zip(&c.debugreg) {
         // One that is not allowed is left out, as in Xen.
         let _ = put_debugreg(v, reg, value);
@@ -327,6 +332,11 @@ pub fn load_context(v: &mut VcpuState, c: &VcpuGuestContext) {
     if c.flags & vgcf::I387_VALID != 0 {
         v.fpu.bytes_mut()[..512].copy_from_slice(&c.fpu);
     }
+}
+
+/// The I/O privilege level in flags.
+pub const fn iopl_of(rflags: u64) -> u8 {
+    (rflags >> IOPL_SHIFT & 3) as u8
 }
 
 /// The public structure of a vCPU that does not run: what [`load_context`] takes, and the tables.
@@ -348,7 +358,7 @@ pub fn context_of(v: &VcpuState, vm_assist: u64) -> Box<VcpuGuestContext> {
     (u.r15, u.r14, u.r13, u.r12, u.rbp, u.rbx) = (r.r15, r.r14, r.r13, r.r12, r.rbp, r.rbx);
     (u.r11, u.r10, u.r9, u.r8) = (r.r11, r.r10, r.r9, r.r8);
     (u.rax, u.rcx, u.rdx, u.rsi, u.rdi) = (r.rax, r.rcx, r.rdx, r.rsi, r.rdi);
-    (u.rip, u.rflags, u.rsp) = (r.rip, r.rflags, r.rsp);
+    (u.rip, u.rflags, u.rsp) = (r.rip, r.rflags | u64::from(v.iopl) << IOPL_SHIFT, r.rsp);
     (u.cs, u.ss) = (r.cs as u16, r.ss as u16);
     (u.ds, u.es, u.fs, u.gs) = (v.ds, v.es, v.fs, v.gs);
     for (i, (to, from)) in c.traps.iter_mut().zip(v.traps.iter()).enumerate() {
@@ -363,6 +373,7 @@ pub fn context_of(v: &VcpuState, vm_assist: u64) -> Box<VcpuGuestContext> {
     c.ctrlreg[0] = 0x8000_0011 | if v.task_switched { 8 } else { 0 };
     let cr3 = |l4: Option<Mfn>| l4.map_or(0, |mfn| mfn.maddr().get());
     (c.ctrlreg[1], c.ctrlreg[3]) = (cr3(v.user_l4), cr3(v.kernel_l4));
+    c.ctrlreg[4] = v.cr4;
     c.debugreg = v.debugreg;
     c.event_callback = v.callbacks.event.rip;
     c.failsafe_callback = v.callbacks.failsafe.rip;

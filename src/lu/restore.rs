@@ -34,7 +34,7 @@ use crate::start::Fatal;
 use crate::time::Clock;
 use crate::verdict::{self, Verdict};
 use crate::x86::directmap::DirectMap;
-use crate::x86::{apic, tsc};
+use crate::x86::{apic, cpu, tsc};
 use crate::xen::hypercall::runstate;
 use crate::xen::vcpu::VcpuGuestContext;
 use alloc::borrow::ToOwned;
@@ -120,7 +120,14 @@ struct SavedDomain {
 struct SavedVcpu {
     saved: LuVcpu,
     context: Option<Box<VcpuGuestContext>>,
-    xsave: Option<(u64, Vec<u8>)>,
+    xsave: Option<SavedXsave>,
+}
+
+/// Extended state: the components in use, those that the area has, the area.
+struct SavedXsave {
+    xcr0: u64,
+    components: u64,
+    area: Vec<u8>,
 }
 
 /// A stream that checked out.
@@ -463,7 +470,7 @@ impl SavedDomain {
             AnyRecord::VcpuXsave(xsave) => {
                 let area = xsave.area.to_vec()?;
                 if let Some(vcpu) = self.vcpus.last_mut() {
-                    vcpu.xsave = Some((xsave.xcr0, area));
+                    vcpu.xsave = Some(SavedXsave { xcr0: xsave.xcr0, components: xsave.xcr0_accum, area });
                 }
             }
             _ => {}
@@ -622,10 +629,15 @@ fn restore_vcpu(host: &Host, domain: &Arc<Domain>, from: SavedVcpu) -> Result<Ar
         }
         gdt.1 = c.gdt_ents as u32;
     }
-    if let Some((xcr0, area)) = from.xsave {
-        if xcr0 != v.fpu.xcr0() || area.len() != v.fpu.bytes().len() {
-            return Err(refused(format_args!("its FPU state has components {xcr0:#x}, this CPU {:#x}", v.fpu.xcr0())));
+    if let Some(SavedXsave { xcr0, components, area }) = from.xsave {
+        if components != v.fpu.xcr0() || area.len() != v.fpu.bytes().len() {
+            let has = v.fpu.xcr0();
+            return Err(refused(format_args!("its FPU state has components {components:#x}, this CPU {has:#x}")));
         }
+        if !cpu::is_valid_xcr0(&host.features, xcr0) {
+            return Err(refused(format_args!("its XCR0 is {xcr0:#x}, this CPU has {components:#x}")));
+        }
+        v.xcr0 = xcr0;
         v.fpu.bytes_mut().copy_from_slice(&area);
     }
     (v.kernel_l4, v.user_l4) = (s.kernel_cr3, s.user_cr3);
@@ -636,6 +648,7 @@ fn restore_vcpu(host: &Host, domain: &Arc<Domain>, from: SavedVcpu) -> Result<Ar
     let poll_limit = if s.poll_until_ns == 0 { u64::MAX } else { s.poll_until_ns };
     v.polling_until = s.flags.contains(VcpuFlags::POLLING).then_some(poll_limit);
     v.iopl = s.iopl as u8;
+    (v.iobmp, v.iobmp_nr_ports) = (s.iobmp, s.iobmp_nr_ports);
     v.runstate = RunState {
         state: if s.runstate.state == runstate::RUNNING { runstate::RUNNABLE } else { s.runstate.state },
         entry_ns: s.runstate.entry_ns,

@@ -18,7 +18,7 @@ use crate::frame::{CHUNK_FRAMES, DomId, Mfn, Order};
 use crate::hypercall;
 use crate::log;
 use crate::mm::buddy::Block;
-use crate::mm::frametable::Chunk;
+use crate::mm::page_info::PageLookup;
 use crate::mm::physmem::PhysMem;
 use crate::mm::types::Root;
 use crate::run::domain::Domain;
@@ -195,7 +195,7 @@ fn write_domain<D: Dest>(host: &Host, domain: &Domain, out: &mut Writer<D>) -> R
         extents.push(&SavedExtent::try_new(e.range(), e.pfn).map_err(|_| unrepresentable("an extent"))?);
     }
     extents.finish()?;
-    let roots = roots(host, domain, memory.extents.iter().map(|e| e.range()));
+    let roots = roots(host, memory.extents.iter().map(|e| e.range()));
     let mut list = ListWriter::pinned(out);
     for (mfn, root) in roots.iter().filter(|(_, root)| root.is_pinned) {
         list.push(&Pin::try_new(*mfn, root.level).ok_or(unrepresentable("a pin"))?);
@@ -269,15 +269,18 @@ fn save_grants<D: Dest>(host: &Host, domain: &Domain, out: &mut Writer<D>) -> Re
 
 /// The page tables among a domain's frames from which a replay starts: pinned ones, and ones that tables of their own level name. Chunks
 /// that are not split have none.
-fn roots(host: &Host, domain: &Domain, ranges: impl Iterator<Item = crate::frame::MfnRange>) -> Vec<(Mfn, Root)> {
-    let types = host.types(domain);
+fn roots(host: &Host, ranges: impl Iterator<Item = crate::frame::MfnRange>) -> Vec<(Mfn, Root)> {
     let mut roots = Vec::new();
     for range in ranges {
         let mut at = range.start();
         while at < range.end() {
             let end = ((at / CHUNK_FRAMES + 1) * CHUNK_FRAMES).min(range.end());
-            if matches!(host.frames.table().chunk(at / CHUNK_FRAMES), Chunk::Split { .. }) {
-                roots.extend((at..end).map(Mfn::new).filter_map(|mfn| types.root_of(mfn).map(|root| (mfn, root))));
+            if let Some(records) = host.frames.records(at / CHUNK_FRAMES) {
+                let first = (at % CHUNK_FRAMES) as usize;
+                let records = &records[first..first + (end - at) as usize];
+                roots.extend(
+                    (at..).zip(records).filter_map(|(mfn, page)| Root::of(page).map(|root| (Mfn::new(mfn), root))),
+                );
             }
             at = end;
         }
@@ -332,8 +335,8 @@ fn write_vcpu<D: Dest>(domain: &Domain, vcpu: &Vcpu, out: &mut Writer<D>) -> Res
         pending: VcpuPending::empty(),
         // 0 says that there is no limit.
         poll_until_ns: v.polling_until.filter(|&t| t != u64::MAX).unwrap_or(0),
-        iobmp: 0,
-        iobmp_nr_ports: 0,
+        iobmp: v.iobmp,
+        iobmp_nr_ports: v.iobmp_nr_ports,
     })?;
     if !v.initialised {
         return Ok(());
@@ -342,7 +345,7 @@ fn write_vcpu<D: Dest>(domain: &Domain, vcpu: &Vcpu, out: &mut Writer<D>) -> Res
     hypercall::vcpu::context_of(&v, domain.vm_assist()).encode(&mut context);
     write_vcpu_basic(out, vcpu.id, &context)?;
     if v.fpu.xcr0() != 0 {
-        write_vcpu_xsave(out, vcpu.id, v.fpu.xcr0(), v.fpu.xcr0(), v.fpu.bytes())?;
+        write_vcpu_xsave(out, vcpu.id, v.xcr0, v.fpu.xcr0(), v.fpu.bytes())?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@
 //!
 //! Memory ordering: counts are changed by compare-and-exchange with acquire on gain and release on loss; the owner is stored before the count becomes visible.
 
-use crate::frame::{DomId, Mfn};
+use crate::frame::{CHUNK_FRAMES, DomId, Mfn};
 use bitflags::bitflags;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -177,6 +177,10 @@ pub enum NoPage {
 pub trait PageLookup {
     /// The record of a frame that somebody owns.
     fn page(&self, mfn: Mfn) -> Result<&PageInfo, NoPage>;
+    /// The records of all frames of a chunk, if each has one of its own and they lie together: for loops over frames that follow each other.
+    fn records(&self, _chunk: u64) -> Option<&[PageInfo; CHUNK_FRAMES as usize]> {
+        None
+    }
     /// The last reference is gone: the frame goes back to the heap.
     fn free_page(&self, mfn: Mfn);
 }

@@ -13,6 +13,7 @@ use crate::x86::traps::Frame;
 use crate::xen::hypercall::pv;
 use crate::xen::layout::vcpu_info;
 use core::fmt;
+use x86_64::instructions::segmentation::{DS, ES, FS, GS, Segment};
 
 const IF: u64 = 1 << 9;
 /// TF, IOPL, NT, RF, VM, AC: cleared on entry to a handler.
@@ -23,9 +24,11 @@ const CLEARED: u64 = 1 << 8 | 3 << 12 | 1 << 14 | 1 << 16 | 1 << 17 | 1 << 18;
 pub enum Undeliverable {
     /// No handler is registered for the vector.
     NoHandler {
-        /// The vector, or 256 for `syscall`, 257 for events.
+        /// The vector.
         vector: u64,
     },
+    /// No failsafe callback is registered.
+    NoFailsafe,
     /// The frame cannot be written.
     Stack {
         /// Where it should have gone.
@@ -42,6 +45,7 @@ impl fmt::Display for Undeliverable {
         match self {
             Self::NoHandler { vector } => write!(f, "no handler for vector {vector}"),
             Self::Stack { sp, fault } => write!(f, "bad stack at {sp:#x} ({fault:?})"),
+            Self::NoFailsafe => f.write_str("no failsafe callback"),
             Self::NoKernel => f.write_str("no page tables for its kernel"),
         }
     }
@@ -61,6 +65,22 @@ pub fn set_info_byte(v: &VcpuState, offset: usize, value: u8) {
 
 /// Sets up the guest to continue at `to`, with the frame described above.
 pub fn enter(v: &mut VcpuState, frame: &mut Frame, to: Callback, error: Option<u64>) -> Result<(), Undeliverable> {
+    push_frame(v, frame, to, error.as_slice())
+}
+
+/// Tells the guest's kernel that what it asked to return to cannot be loaded. The data segment selectors stand in the frame where an error code
+/// would, lowest first: ds, es, fs, gs.
+pub fn failsafe(v: &mut VcpuState, frame: &mut Frame) -> Result<(), Undeliverable> {
+    let to = v.callbacks.failsafe;
+    if to.rip == 0 {
+        return Err(Undeliverable::NoFailsafe);
+    }
+    let selectors = [DS::get_reg(), ES::get_reg(), FS::get_reg(), GS::get_reg()].map(|s| u64::from(s.0));
+    push_frame(v, frame, to, &selectors)
+}
+
+/// The frame, with `extra` words between r11 and rip.
+fn push_frame(v: &mut VcpuState, frame: &mut Frame, to: Callback, extra: &[u64]) -> Result<(), Undeliverable> {
     let (sp, cs) = if v.kernel_mode {
         (frame.rsp, frame.cs & !3)
     } else {
@@ -73,13 +93,17 @@ pub fn enter(v: &mut VcpuState, frame: &mut Frame, to: Callback, error: Option<u
     let mask = info_byte(v, vcpu_info::EVTCHN_UPCALL_MASK);
     let rflags = frame.rflags & !(IF | 3 << 12) | if mask & 1 == 0 { IF } else { 0 };
     let cs = (cs & 0xffff) | u64::from(mask) << 32;
-    let mut words = [0u64; 8];
+    let mut words = [0u64; 11];
     let mut n = 0;
-    for w in [frame.rcx, frame.r11].into_iter().chain(error).chain([frame.rip, cs, rflags, frame.rsp, frame.ss]) {
+    for w in [frame.rcx, frame.r11]
+        .into_iter()
+        .chain(extra.iter().copied())
+        .chain([frame.rip, cs, rflags, frame.rsp, frame.ss])
+    {
         words[n] = w;
         n += 1;
     }
-    let mut bytes = [0u8; 64];
+    let mut bytes = [0u8; 88];
     for (i, w) in words[..n].iter().enumerate() {
         bytes[i * 8..i * 8 + 8].copy_from_slice(&w.to_le_bytes());
     }

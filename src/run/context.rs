@@ -8,7 +8,7 @@ use crate::x86::paging;
 use crate::x86::paging::{PERDOMAIN_VA, VCPU_AREA_PAGES};
 use crate::x86::percpu::{PerCpu, this_cpu};
 use crate::x86::traps::{Frame, SegmentRegister, load_selector};
-use crate::x86::{debug, desc, fpu, tsc};
+use crate::x86::{cpu, debug, desc, fpu, tsc};
 use crate::xen::hypercall::runstate;
 use alloc::sync::Arc;
 use x86_64::VirtAddr;
@@ -86,7 +86,9 @@ pub fn load(vcpu: Arc<Vcpu>, frame: &mut Frame) {
         load_gs_base(&v);
         load_debug_registers(&v);
         v.fpu.load();
+        fpu::set_xcr0(v.xcr0);
         fpu::set_ts(v.task_switched);
+        cpu::load_guest_cr4(v.cr4);
     }
     cpu.slice_end_ns.set(now + super::sched::SLICE_NS);
     *cpu.current.borrow_mut() = Some(vcpu);

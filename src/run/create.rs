@@ -18,7 +18,7 @@ use crate::run::{grants, work};
 use crate::verdict::{self, Verdict};
 use crate::x86::directmap::DirectMap;
 use crate::x86::fpu::FpuArea;
-use crate::x86::{desc, paging, traps};
+use crate::x86::{cpu, desc, paging, traps};
 use crate::xen::Errno;
 use crate::xen::hypercall::{pv, runstate, sif};
 use crate::xen::layout::shared_info;
@@ -375,6 +375,7 @@ fn first_vcpu(host: &Host, domain: &Domain, start: &crate::domain::builder::Star
     v.regs.cs = pv::FLAT_KERNEL_CS;
     v.regs.ss = pv::FLAT_KERNEL_SS;
     v.regs.rflags = 1 << 9 | 2;
+    v.cr4 = cpu::guest_cr4(&host.features, 0);
     v.online = true;
     v.initialised = true;
     v.runstate.state = runstate::RUNNABLE;

@@ -4,13 +4,14 @@ use crate::hypercall;
 use crate::log;
 use crate::run::bounce::{self, Undeliverable};
 use crate::run::domain::Shutdown;
+use crate::run::emulate;
 use crate::run::guest_mem::GuestMem;
-use crate::run::vcpu::Vcpu;
+use crate::run::vcpu::{Vcpu, VcpuState};
 use crate::run::{teardown, work};
 use crate::x86::directmap::DirectMap;
 use crate::x86::percpu::this_cpu;
-use crate::x86::traps::{Dump, Frame, VECTOR_SYSCALL};
-use crate::x86::{apic, fpu, tsc};
+use crate::x86::traps::{Dump, Frame, VECTOR_SYSCALL, VECTOR_SYSCALL32};
+use crate::x86::{apic, debug, fpu, tsc};
 use crate::xen::hypercall::shutdown;
 use alloc::sync::Arc;
 use x86_64::registers::control::Cr2;
@@ -22,15 +23,18 @@ pub fn from_guest(frame: &mut Frame) {
         // Only a vCPU's registers are ever put into a frame that returns to ring 3 (to_guest).
         panic!("entry from a guest while none runs");
     };
-    let vector = if frame.vector == VECTOR_SYSCALL { VECTOR_SYSCALL } else { frame.vector & 0xff };
+    let is_syscall = matches!(frame.vector, VECTOR_SYSCALL | VECTOR_SYSCALL32);
+    let vector = if is_syscall { frame.vector } else { frame.vector & 0xff };
     let result = match vector {
         VECTOR_SYSCALL => syscall(&vcpu, frame),
+        VECTOR_SYSCALL32 => syscall32(&vcpu, frame),
         v if v == u64::from(apic::TIMER_VECTOR) => {
             apic::eoi();
             Ok(())
         }
         0..32 => exception(&vcpu, frame, vector as u8, cr2),
-        _ => Ok(()),
+        v if v == u64::from(apic::SPURIOUS_VECTOR) => Ok(()),
+        _ => software_interrupt(&mut vcpu.state.lock(), frame, vector as u8),
     };
     if let Err(why) = result {
         crash(&vcpu, frame, format_args!("{why}"));
@@ -53,6 +57,17 @@ fn syscall(vcpu: &Arc<Vcpu>, frame: &mut Frame) -> Result<(), Undeliverable> {
     bounce::enter(&mut v, frame, to, None)
 }
 
+/// `syscall` from a 32-bit program. A guest's kernel is 64-bit code.
+fn syscall32(vcpu: &Arc<Vcpu>, frame: &mut Frame) -> Result<(), Undeliverable> {
+    let mut v = vcpu.state.lock();
+    let to = v.callbacks.syscall32;
+    if v.kernel_mode || to.rip == 0 {
+        frame.rip = frame.rip.wrapping_sub(2);
+        return bounce::exception(&mut v, frame, 6, None);
+    }
+    bounce::enter(&mut v, frame, to, None)
+}
+
 /// Vectors that push an error code.
 const WITH_ERROR: u32 =
     1 << 8 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 13 | 1 << 14 | 1 << 17 | 1 << 21 | 1 << 29 | 1 << 30;
@@ -67,8 +82,17 @@ fn exception(vcpu: &Arc<Vcpu>, frame: &mut Frame, vector: u8, cr2: u64) -> Resul
         },
         _ => cr2,
     };
+    match vector {
+        13 if frame.error == 0 && emulate::privileged(vcpu, frame) => return Ok(()),
+        14 if emulate::table_write(vcpu, frame, cr2) => return Ok(()),
+        _ => {}
+    }
     let mut v = vcpu.state.lock();
     match vector {
+        1 => {
+            v.debugreg[6] |= debug::take_status();
+            bounce::exception(&mut v, frame, 1, None)
+        }
         7 if v.task_switched => {
             // The guest asked for this fault by fpu_taskswitch; Xen clears its CR0.TS as it delivers it.
             v.task_switched = false;
@@ -80,7 +104,11 @@ fn exception(vcpu: &Arc<Vcpu>, frame: &mut Frame, vector: u8, cr2: u64) -> Resul
             Ok(())
         }
         6 if forced_cpuid(&v, frame) => Ok(()),
-        13 if frame.error & 2 != 0 => software_interrupt(&mut v, frame),
+        13 if frame.error & 2 != 0 => {
+            // `int n` of an exception's vector, whose gate is for ring 0 alone.
+            frame.rip = frame.rip.wrapping_add(INT_LEN);
+            software_interrupt(&mut v, frame, (frame.error >> 3) as u8)
+        }
         14 => bounce::page_fault(&mut v, frame, cr2, frame.error),
         _ => {
             let error = (WITH_ERROR & 1 << vector != 0).then_some(frame.error);
@@ -89,19 +117,22 @@ fn exception(vcpu: &Arc<Vcpu>, frame: &mut Frame, vector: u8, cr2: u64) -> Resul
     }
 }
 
-/// `int n` from a guest faults in the IDT, which allows it to ring 0 alone; the guest's own table decides.
-fn software_interrupt(v: &mut crate::run::vcpu::VcpuState, frame: &mut Frame) -> Result<(), Undeliverable> {
-    let vector = (frame.error >> 3) as u8;
+/// Bytes of `int n`.
+const INT_LEN: u64 = 2;
+
+/// `int n` by a guest, with rip behind it: its own trap table says who may.
+fn software_interrupt(v: &mut VcpuState, frame: &mut Frame, vector: u8) -> Result<(), Undeliverable> {
     let ring = if v.kernel_mode { 1 } else { 3 };
-    if v.traps[usize::from(vector)].flags & 3 < ring {
-        return bounce::exception(v, frame, 13, Some(frame.error));
+    let trap = v.traps[usize::from(vector)];
+    if trap.address == 0 || trap.flags & 3 < ring {
+        frame.rip = frame.rip.wrapping_sub(INT_LEN);
+        return bounce::exception(v, frame, 13, Some(u64::from(vector) << 3 | 2));
     }
-    frame.rip = frame.rip.wrapping_add(2);
     bounce::exception(v, frame, vector, None)
 }
 
 /// The forced-emulation prefix `ud2; "xen"` before `cpuid`: the way for a PV guest to see the hypervisor's leaves.
-fn forced_cpuid(v: &crate::run::vcpu::VcpuState, frame: &mut Frame) -> bool {
+fn forced_cpuid(v: &VcpuState, frame: &mut Frame) -> bool {
     const CODE: [u8; 7] = [0x0f, 0x0b, b'x', b'e', b'n', 0x0f, 0xa2];
     let Some(l4) = v.active_l4() else { return false };
     let mut code = [0; CODE.len()];
@@ -120,10 +151,12 @@ pub fn crash(vcpu: &Arc<Vcpu>, frame: &Frame, why: core::fmt::Arguments<'_>) {
     teardown::shut_down(&vcpu.domain, Shutdown(shutdown::CRASH));
 }
 
-/// `iretq` into the guest faulted: the frame that it asked for cannot be loaded.
+/// `iretq` into the guest faulted: the frame that it asked for cannot be loaded. Its kernel is told by the failsafe callback.
 pub fn return_failed(frame: &mut Frame) {
-    if let Some(vcpu) = this_cpu().current() {
-        crash(&vcpu, frame, format_args!("its return frame cannot be loaded"));
+    let Some(vcpu) = this_cpu().current() else { return };
+    let delivered = bounce::failsafe(&mut vcpu.state.lock(), frame);
+    if let Err(why) = delivered {
+        crash(&vcpu, frame, format_args!("its return frame cannot be loaded, and {why}"));
     }
 }
 

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`host`] | the one object that holds the machine's state |
 //! | [`entry`] | entries from guests and the way back |
+//! | [`emulate`], [`msr`] | instructions that only ring 0 may execute, writes to live page tables |
 //! | [`bounce`] | exceptions, events and system calls put onto a guest's stack |
 //! | [`context`] | which vCPU's registers are in the CPU |
 //! | [`sched`] | which vCPU runs next, timers |
@@ -17,10 +18,12 @@ pub mod console;
 pub mod context;
 pub mod create;
 pub mod domain;
+pub mod emulate;
 pub mod entry;
 pub mod grants;
 pub mod guest_mem;
 pub mod host;
+pub mod msr;
 pub mod sched;
 pub mod teardown;
 pub mod vcpu;

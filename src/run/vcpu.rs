@@ -127,8 +127,16 @@ pub struct VcpuState {
     pub task_switched: bool,
     /// Debug registers 0 to 7; 4 and 5 unused.
     pub debugreg: [u64; 8],
+    /// The guest's CR4, as it reads it.
+    pub cr4: u64,
+    /// The guest's XCR0: in the CPU while the vCPU runs.
+    pub xcr0: u64,
     /// The guest's I/O privilege level.
     pub iopl: u8,
+    /// Guest kernel address of its I/O bitmap; 0 for none.
+    pub iobmp: u64,
+    /// Ports that the I/O bitmap covers.
+    pub iobmp_nr_ports: u32,
     /// FPU state; stale while the vCPU runs.
     pub fpu: FpuArea,
     /// Brought up with `VCPUOP_up` or built as vCPU 0.
@@ -191,7 +199,11 @@ impl VcpuState {
             ldt_frames: [None; 16],
             task_switched: false,
             debugreg: [0, 0, 0, 0, 0, 0, 0xffff_0ff0, 0x400],
+            cr4: 0,
+            xcr0: fpu.xcr0(),
             iopl: 0,
+            iobmp: 0,
+            iobmp_nr_ports: 0,
             fpu,
             online: false,
             initialised: false,

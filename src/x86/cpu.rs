@@ -25,6 +25,23 @@ pub struct Features {
 /// State components that guests may use: x87, SSE, AVX, AVX-512 (SDM vol. 1 §13.1).
 const XCR0_WANTED: u64 = 0xe7;
 
+/// CR4.TSD: `rdtsc` in ring 3 faults.
+pub const CR4_TSD: u64 = 1 << 2;
+/// CR4.DE: debugging extensions.
+const CR4_DE: u64 = 1 << 3;
+/// CR4.FSGSBASE.
+const CR4_FSGSBASE: u64 = 1 << 16;
+/// CR4.OSXSAVE.
+pub const CR4_OSXSAVE: u64 = 1 << 18;
+/// CR4 bits that are always set for a guest: PAE, MCE is not offered; OSFXSR, OSXMMEXCPT.
+const CR4_GUEST_ALWAYS: u64 = 1 << 5 | 1 << 9 | 1 << 10;
+/// What the hypervisor's own CR4 takes over from a guest's.
+const CR4_FROM_GUEST: u64 = CR4_TSD | CR4_DE;
+/// The page attribute table: MSR number, and Xen's choice for host and guests: WB, WT, UC-, UC, WC, WP, UC, UC.
+const PAT_MSR: u32 = 0x277;
+/// As Xen sets it up (public/xen.h documents the order to guests).
+pub const PAT: u64 = 0x0000_0501_0007_0406;
+
 /// Runs CPUID.
 pub fn cpuid(leaf: u32, subleaf: u32) -> core::arch::x86_64::CpuidResult {
     core::arch::x86_64::__cpuid_count(leaf, subleaf)
@@ -57,6 +74,50 @@ pub fn features() -> Features {
     }
 }
 
+/// True on AMD's CPUs and their relatives.
+pub fn is_amd() -> bool {
+    let vendor = cpuid(0, 0);
+    // "AuthenticAMD" or "HygonGenuine".
+    matches!(
+        (vendor.ebx, vendor.edx, vendor.ecx),
+        (0x6874_7541, 0x6974_6e65, 0x444d_4163) | (0x6f67_7948, 0x6e65_476e, 0x656e_6975)
+    )
+}
+
+/// The CR4 that a guest has after it asked for `wanted`: what it cannot have is left out, as in Xen.
+pub fn guest_cr4(features: &Features, wanted: u64) -> u64 {
+    let mut offered = CR4_FROM_GUEST;
+    if features.fsgsbase {
+        offered |= CR4_FSGSBASE;
+    }
+    if features.xsave {
+        offered |= CR4_OSXSAVE;
+    }
+    wanted & offered | CR4_GUEST_ALWAYS
+}
+
+/// Makes those bits of a guest's CR4 effective that have an effect in ring 3.
+#[expect(unsafe_code, reason = "control register")]
+pub fn load_guest_cr4(guest: u64) {
+    let now = Cr4::read_raw();
+    let wanted = now & !CR4_FROM_GUEST | guest & CR4_FROM_GUEST;
+    if wanted != now {
+        // SAFETY: `rdtsc` in ring 0 never faults, and nothing here uses DR4 or DR5.
+        unsafe { Cr4::write_raw(wanted) };
+    }
+}
+
+/// True if a guest may set XCR0 so: components that are offered, with those that they depend on (SDM vol. 1 §13.3).
+pub fn is_valid_xcr0(features: &Features, value: u64) -> bool {
+    let has = |bits: u64| value & bits == bits;
+    let avx512 = value & 0xe0;
+    features.xsave
+        && value & !features.xcr0 == 0
+        && has(1)
+        && (value & 4 == 0 || has(2))
+        && (avx512 == 0 || (avx512 == 0xe0 && has(4)))
+}
+
 /// Brings the control registers into the state that the hypervisor and its guests run in; completes `features`.
 #[expect(unsafe_code, reason = "control registers")]
 pub fn init(mut features: Features) -> Features {
@@ -81,6 +142,9 @@ pub fn init(mut features: Features) -> Features {
         | Cr0Flags::PAGING;
     // SAFETY: paging stays on; caches on.
     unsafe { Cr0::write(cr0) };
+    let mut pat = x86_64::registers::model_specific::Msr::new(PAT_MSR);
+    // SAFETY: entries 0 to 3, which are all that the hypervisor's tables use, keep the meaning that they have after reset.
+    unsafe { pat.write(PAT) };
     if features.xsave {
         // SAFETY: `xcr0` holds only components that the CPU offers, with their dependencies.
         unsafe { XCr0::write(XCr0Flags::from_bits_truncate(features.xcr0)) };

@@ -4,7 +4,7 @@
 //! The page is the CPU's own; while no guest runs the GDT register points 14 pages below it, so that the same selectors work.
 
 use crate::frame::PAGE_SIZE;
-use crate::x86::traps;
+use crate::x86::{apic, traps};
 use core::cell::UnsafeCell;
 use x86_64::VirtAddr;
 use x86_64::instructions::segmentation::{CS, DS, ES, SS, Segment};
@@ -112,8 +112,8 @@ pub fn init(stack_top: u64) {
     let stub = traps::syscall_entry_va();
     model_specific::LStar::write(VirtAddr::new(stub));
     let mut cstar = x86_64::registers::model_specific::Msr::new(0xc000_0083);
-    // SAFETY: `syscall` from 32-bit code enters by the same stub.
-    unsafe { cstar.write(stub) };
+    // SAFETY: the stub for `syscall` from 32-bit code.
+    unsafe { cstar.write(traps::syscall32_entry_va()) };
     let mut star = x86_64::registers::model_specific::Msr::new(0xc000_0081);
     // `syscall` takes CS and SS = +8; guests return by `iretq`, so the `sysret` half only has to be sane.
     // SAFETY: the selectors are those of the GDT above.
@@ -137,14 +137,16 @@ fn system_descriptor(base: u64, limit: u64, kind: u64) -> (u64, u64) {
 fn gate(vector: u8) -> [u64; 2] {
     const PRESENT: u64 = 1 << 47;
     const INTERRUPT_GATE: u64 = 0xe << 40;
-    // NMI, double fault and machine check have stacks of their own; guests may raise #BP and #OF by `int3` and `into`.
+    // NMI, double fault and machine check have stacks of their own. Guests may raise #BP and #OF by `int3` and `into`, and every vector
+    // that is neither an exception nor this CPU's own by `int n`: their own trap table then decides.
     let ist = match vector {
         2 => 1,
         8 => 2,
         18 => 3,
         _ => 0,
     };
-    let dpl: u64 = if matches!(vector, 3 | 4) { 3 } else { 0 };
+    let is_own = matches!(vector, apic::TIMER_VECTOR | apic::SPURIOUS_VECTOR);
+    let dpl: u64 = if matches!(vector, 3 | 4) || (vector >= 32 && !is_own) { 3 } else { 0 };
     let at = traps::stub_va(vector);
     let low = (at & 0xffff)
         | u64::from(HYPERVISOR_CS) << 16

@@ -57,6 +57,8 @@ impl FpuArea {
     /// Stores the CPU's state.
     pub fn save(&mut self) {
         let (lo, hi) = (self.xcr0 as u32, (self.xcr0 >> 32) as u32);
+        // What the guest has switched off has a state too.
+        set_xcr0(self.xcr0);
         if self.xcr0 == 0 {
             // SAFETY: 512 bytes, aligned.
             unsafe { core::arch::asm!("fxsave64 [{}]", in(reg) self.at.as_ptr(), options(nostack)) }
@@ -71,6 +73,7 @@ impl FpuArea {
     /// Loads the CPU's state. Bits that would fault are cleared first: the area may come from a guest or another build.
     pub fn load(&mut self) {
         let xcr0 = self.xcr0;
+        set_xcr0(xcr0);
         let bytes = self.bytes_mut();
         // MXCSR bits 31:16 are reserved and fault.
         bytes[26..28].fill(0);
@@ -100,6 +103,16 @@ impl Drop for FpuArea {
             // SAFETY: allocated in `try_new` with this layout.
             unsafe { dealloc(self.at.as_ptr(), layout) }
         }
+    }
+}
+
+/// Sets XCR0, the state components that may be used; nothing on a CPU without XSAVE, where it is 0.
+#[expect(unsafe_code, reason = "extended control register")]
+pub fn set_xcr0(xcr0: u64) {
+    use x86_64::registers::xcontrol::{XCr0, XCr0Flags};
+    if xcr0 != 0 && XCr0::read_raw() != xcr0 {
+        // SAFETY: the caller's value is that of `Features` or one that `cpu::is_valid_xcr0` found good.
+        unsafe { XCr0::write(XCr0Flags::from_bits_truncate(xcr0)) };
     }
 }
 

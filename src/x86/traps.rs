@@ -10,6 +10,8 @@ use x86_64::registers::control::{Cr2, Cr3};
 
 /// Vector number that stands for `syscall`.
 pub const VECTOR_SYSCALL: u64 = 256;
+/// Vector number that stands for `syscall` from 32-bit code.
+pub const VECTOR_SYSCALL32: u64 = 257;
 
 /// The registers at an entry, as boot/traps.S lays them on the stack.
 #[repr(C)]
@@ -59,6 +61,7 @@ mod symbols {
         pub static data_start: u8;
         pub static image_end: u8;
         pub fn syscall_entry();
+        pub fn syscall32_entry();
         pub fn return_to_guest() -> !;
         pub fn load_segment(which: u64, selector: u64);
     }
@@ -78,6 +81,23 @@ pub fn stub_va(vector: u8) -> u64 {
 /// Address of the entry of `syscall`.
 pub fn syscall_entry_va() -> u64 {
     symbols::syscall_entry as *const () as u64
+}
+
+/// Address of the entry of `syscall` from 32-bit code.
+pub fn syscall32_entry_va() -> u64 {
+    symbols::syscall32_entry as *const () as u64
+}
+
+/// True if a selector names 64-bit code in the descriptor tables that are loaded.
+#[expect(unsafe_code, reason = "reads a descriptor's access rights")]
+pub fn is_64_bit_code(selector: u16) -> bool {
+    const CODE_LONG: u64 = 1 << 11 | 1 << 12 | 1 << 21;
+    let mut rights: u64 = 0;
+    // SAFETY: `lar` only reads the descriptor, and leaves its destination alone if there is none that ring 0 can see.
+    unsafe {
+        core::arch::asm!("lar {0}, {1}", inout(reg) rights, in(reg) u64::from(selector), options(nostack, readonly));
+    }
+    rights & CODE_LONG == CODE_LONG
 }
 
 /// Addresses of the image's parts: start, read-only data, data, end.

@@ -676,3 +676,31 @@ const _: () = {
     assert!((pv::HYPERVISOR_VIRT_START >> 39) & 511 == 256 && (pv::HYPERVISOR_VIRT_END >> 39) & 511 == 272);
     assert!(crate::frame::DomId::SELF.get() == DOMID_FIRST_RESERVED);
 };
+
+/// Sub-operations of `hvm_op` that a PV guest may come upon.
+pub mod hvm_op {
+    /// `set_param`.
+    pub const SET_PARAM: u64 = 0;
+    /// `get_param`.
+    pub const GET_PARAM: u64 = 1;
+    /// `flush_tlbs`.
+    pub const FLUSH_TLBS: u64 = 5;
+    /// `pagetable_dying`.
+    pub const PAGETABLE_DYING: u64 = 9;
+    /// `get_time`.
+    pub const GET_TIME: u64 = 10;
+    /// `get_mem_type`.
+    pub const GET_MEM_TYPE: u64 = 15;
+    /// `set_evtchn_upcall_vector`.
+    pub const SET_EVTCHN_UPCALL_VECTOR: u64 = 23;
+}
+
+/// Versions of the control interfaces (public/platform.h, sysctl.h, domctl.h of Xen 4.17).
+pub mod interface_version {
+    /// `platform_op`.
+    pub const PLATFORM: u32 = 0x0300_0001;
+    /// `sysctl`.
+    pub const SYSCTL: u32 = 0x15;
+    /// `domctl`.
+    pub const DOMCTL: u32 = 0x15;
+}

@@ -4,7 +4,7 @@ use super::{
     ChunkEntry, ClaimError, Fill, FrameState, FrameTable, GetPageError, InitError, ReleaseError, SplitPool, SplitSlab,
     packed,
 };
-use crate::frame::{DomId, Mfn, MfnRange, Order};
+use crate::frame::{CHUNK_FRAMES, DomId, Mfn, MfnRange, Order};
 use crate::mm::buddy::{Block, DomBlock, Heap, HeapStats, InsertError, IntoDomainRefused, MapSplits, ValidateError};
 use crate::mm::ledger::Ledger;
 use crate::mm::page_info::{CountFlags, NoPage, PageInfo, PageLookup};
@@ -277,6 +277,11 @@ impl PageLookup for Frames {
             return self.lock().page(mfn);
         }
         record_of(&self.table, mfn)
+    }
+
+    fn records(&self, chunk: u64) -> Option<&[PageInfo; CHUNK_FRAMES as usize]> {
+        let id = self.table.entries().get(usize::try_from(chunk).ok()?)?.split_id()?;
+        Some(self.table.pages(id))
     }
 
     /// # Panics

@@ -2,7 +2,7 @@
 
 use super::{Effects, PageTypes, Stats, Table, TypeError};
 use crate::frame::Mfn;
-use crate::mm::page_info::{COUNT_MASK, CountFlags, PageLookup, PageType, TypeFlags};
+use crate::mm::page_info::{COUNT_MASK, CountFlags, PageInfo, PageLookup, PageType, TypeFlags};
 use crate::mm::physmem::PhysMem;
 use core::sync::atomic::Ordering;
 
@@ -16,6 +16,18 @@ pub struct Root {
     pub level: u8,
     /// True if it is pinned; otherwise it is only named from its own level, and is to be announced.
     pub is_pinned: bool,
+}
+
+impl Root {
+    /// What the outgoing side saves of a domain's frame: a root, or nothing if its type follows from other frames. Called for every frame that
+    /// has a record, so it looks at one word first.
+    #[inline(always)]
+    pub fn of(page: &PageInfo) -> Option<Self> {
+        let x = page.type_info.load(Ordering::Acquire);
+        let level = PageType::of(x).table_level()?;
+        let is_pinned = x & PINNED != 0;
+        (is_pinned || (page.type_count() != 0 && page.linear_count() < 0)).then_some(Self { level, is_pinned })
+    }
 }
 
 impl<'a, L: PageLookup, M: PhysMem> PageTypes<'a, L, M> {
@@ -55,15 +67,6 @@ impl<'a, L: PageLookup, M: PhysMem> PageTypes<'a, L, M> {
     /// Drops the references of a base pointer. Only when no CPU uses it any more: the new base is loaded before the old one is dropped.
     pub fn put_base(&self, l4: Mfn) {
         self.put_page_and_type(l4);
-    }
-
-    /// What the outgoing side saves of a frame: a root, or nothing if its type follows from other frames.
-    pub fn root_of(&self, mfn: Mfn) -> Option<Root> {
-        let page = self.pages.page(mfn).ok()?;
-        let x = page.type_info.load(Ordering::Acquire);
-        let level = PageType::of(x).table_level()?;
-        let is_pinned = x & PINNED != 0;
-        (is_pinned || (page.type_count() != 0 && page.linear_count() < 0)).then_some(Root { level, is_pinned })
     }
 
     /// Says, before any replay, what a frame is going to be: every saved root and every base pointer.

@@ -5,9 +5,15 @@ use super::entry::{
 };
 use super::refs::NotWritable;
 use super::{Access, Effects, PageTypes, Table, TypeError, check_descriptor};
-use crate::frame::{DomId, Maddr, Mfn};
+use crate::frame::{CHUNK_FRAMES, DomId, Maddr, Mfn};
 use crate::mm::page_info::{NoPage, PageInfo, PageLookup, PageType, RefError};
 use crate::mm::physmem::PhysMem;
+
+/// The chunk that the last leaf of a loop led to, and its records, if it has any.
+struct Known<'p> {
+    chunk: u64,
+    records: Option<&'p [PageInfo; CHUNK_FRAMES as usize]>,
+}
 
 /// Entries read at a time: enough to make the call cheap, few enough for five levels of them on the stack.
 const BATCH: u64 = 64;
@@ -51,7 +57,8 @@ impl<'a, L: PageLookup, M: PhysMem> PageTypes<'a, L, M> {
 
     fn validate_l1(&self, table: &Table<'_>) -> Result<(), TypeError> {
         if self.replay.get().is_some() {
-            self.validate_leaves(table, |leaf| self.get_leaf_alone(leaf))
+            let mut known = Known { chunk: u64::MAX, records: None };
+            self.validate_leaves(table, |leaf| self.get_leaf_alone(leaf, &mut known))
         } else {
             self.validate_leaves(table, |leaf| self.get_leaf(leaf))
         }
@@ -62,7 +69,7 @@ impl<'a, L: PageLookup, M: PhysMem> PageTypes<'a, L, M> {
     fn validate_leaves(
         &self,
         table: &Table<'_>,
-        get_leaf: impl Fn(u64) -> Result<(), TypeError>,
+        mut get_leaf: impl FnMut(u64) -> Result<(), TypeError>,
     ) -> Result<(), TypeError> {
         table.page.reset_linear();
         let mut leaves = 0u64;
@@ -160,9 +167,23 @@ impl<'a, L: PageLookup, M: PhysMem> PageTypes<'a, L, M> {
 
     /// As [`Self::get_leaf`], for the replay after an update.
     #[inline(always)]
-    fn get_leaf_alone(&self, leaf: u64) -> Result<(), TypeError> {
+    fn get_leaf_alone(&self, leaf: u64, known: &mut Known<'a>) -> Result<(), TypeError> {
         let mfn = frame_of(leaf);
-        let Ok(page) = self.pages.page(mfn) else { return self.get_foreign_leaf(leaf) };
+        if known.chunk != mfn.chunk() {
+            *known = Known { chunk: mfn.chunk(), records: self.pages.records(mfn.chunk()) };
+        }
+        // Frames that follow each other are mapped one after the other: most leaves find their chunk looked up. The owner is compared below.
+        let page = match known.records {
+            Some(records) => &records[mfn.index_in_chunk()],
+            None => match self.pages.page(mfn) {
+                Ok(page) => {
+                    // The frame has just been given a record of its own, and so have its neighbours.
+                    known.chunk = u64::MAX;
+                    page
+                }
+                Err(_) => return self.get_foreign_leaf(leaf),
+            },
+        };
         if leaf & CACHE_ATTRIBUTES != 0 || !page.get_page_alone(self.domain.id) {
             return self.get_foreign_leaf(leaf);
         }

@@ -8,6 +8,7 @@ mod grants;
 mod random;
 mod rules;
 
+use super::Root;
 use super::{Access, DomainView, Effects, PageTypes, TypeError};
 use crate::frame::{DomId, Mfn};
 use crate::mm::page_info::{CountFlags, NoPage, PageInfo, PageLookup, PageType, TypeFlags};
@@ -125,6 +126,10 @@ impl Guest {
     pub(super) fn types(&self) -> PageTypes<'_, Frames, SparseMem> {
         let view = DomainView { id: D1, hypervisor_slots: &TEMPLATE, may_map: &may_map, has_hardware: false };
         PageTypes::new(&self.frames, &self.mem, view)
+    }
+
+    pub(super) fn root_of(&self, mfn: Mfn) -> Option<Root> {
+        Root::of(self.frames.page(mfn).ok()?)
     }
 
     /// Writes an entry behind the engine's back: for frames without a type.

@@ -150,7 +150,7 @@ fn replayed(guest: &Guest) -> Guest {
     }
     let types = again.types();
     let saved: Vec<(u64, crate::mm::types::Root)> =
-        (0..NR_OWN).filter_map(|mfn| Some((mfn, guest.types().root_of(Mfn::new(mfn))?))).collect();
+        (0..NR_OWN).filter_map(|mfn| Some((mfn, guest.root_of(Mfn::new(mfn))?))).collect();
     for (mfn, root) in &saved {
         types.announce(Mfn::new(*mfn), root.level).expect("fresh records");
     }

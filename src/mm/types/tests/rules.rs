@@ -382,9 +382,9 @@ fn tables_may_map_themselves_and_each_other_read_only() {
     // The mapping alone keeps the table.
     guest.unpin(11).unwrap();
     assert_eq!(guest.type_of(11), (PageType::L4, 2));
-    assert_eq!(guest.types().root_of(Mfn::new(11)), Some(Root { level: 4, is_pinned: false }));
-    assert_eq!(guest.types().root_of(Mfn::new(10)), Some(Root { level: 4, is_pinned: true }));
-    assert_eq!(guest.types().root_of(Mfn::new(7)), None);
+    assert_eq!(guest.root_of(Mfn::new(11)), Some(Root { level: 4, is_pinned: false }));
+    assert_eq!(guest.root_of(Mfn::new(10)), Some(Root { level: 4, is_pinned: true }));
+    assert_eq!(guest.root_of(Mfn::new(7)), None);
     guest.check();
     guest.update(12, 0, 0).unwrap();
     guest.update(10, 301, 0).unwrap();
