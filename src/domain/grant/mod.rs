@@ -15,7 +15,7 @@
 //!
 //! One [`GrantTables`] holds the tables of all domains, because most operations touch two. Rules, numbers and the order of checks are
 //! Xen's. Everything here is pure: the entries are reached through [`PhysMem`]; the references on frames and the entries
-//! of page tables are the business of [`crate::mm::types`], and who calls both is [`crate::hypercall::grant`].
+//! of page tables are the business of [`crate::mm::types`], and who calls both is the hypercall.
 //!
 //! 1. An entry has an active entry exactly while something uses it, and then only for one domain.
 //! 2. An active entry counts what refers to it: the mappings of its domain, all of which have a handle there, and a copy under way.

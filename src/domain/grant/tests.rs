@@ -1,5 +1,6 @@
 use super::*;
 use crate::mm::physmem::sparse::SparseMem;
+use proptest::prelude::*;
 use std::vec;
 use std::vec::Vec;
 
@@ -404,4 +405,98 @@ fn tables_that_do_not_fit_each_other_are_named() {
     assert_eq!(change(&|all| all[0].1.status.push(STATUS)), frames(2, 1));
     assert_eq!(change(&|all| all[0].1.version = Version::V2), frames(2, 0));
     assert_eq!(change(&|all| all[0].1.limits.max_frames = 1), frames(2, 0));
+}
+
+/// What is done to four entries of A by the guest, by B and by C.
+#[derive(Clone, Copy, Debug)]
+enum Action {
+    Write { entry: u8, flags: u16, to: u16 },
+    Map { entry: u8, by: u16, reads_only: bool },
+    Unmap { by: u16, nth: u8 },
+    Update,
+}
+
+fn actions() -> impl Strategy<Value = Vec<Action>> {
+    let flags = prop_oneof![Just(1u16), Just(1), Just(5), Just(0), Just(0x101), Just(3)];
+    let one = prop_oneof![
+        3 => (0..4u8, flags, 2..4u16).prop_map(|(entry, flags, to)| Action::Write { entry, flags, to }),
+        6 => (0..4u8, 2..4u16, any::<bool>()).prop_map(|(entry, by, reads_only)| Action::Map { entry, by, reads_only }),
+        3 => (2..4u16, any::<u8>()).prop_map(|(by, nth)| Action::Unmap { by, nth }),
+        1 => Just(Action::Update),
+    ];
+    prop::collection::vec(one, 1..120)
+}
+
+/// A use as the naive model has it: who, by which handle, of which entry, only to read.
+type Held = (DomId, u32, u32, bool);
+
+proptest! {
+    #[test]
+    fn whatever_happens_marks_counts_and_handles_are_those_of_a_list_of_uses(
+        actions in actions(),
+        is_v2 in any::<bool>(),
+    ) {
+        let version = if is_v2 { Version::V2 } else { Version::V1 };
+        let (mut t, mem) = tables(version);
+        let mut entries = [(0u16, 0u16); 4];
+        let mut held: Vec<Held> = Vec::new();
+        for action in actions {
+            match action {
+                Action::Write { entry, flags, to } => {
+                    entries[usize::from(entry)] = (flags, to);
+                    let kept = marks(&mem, version, (8 + entry).into());
+                    let kept = if version == Version::V1 { kept } else { 0 };
+                    write(&mem, version, (8 + entry).into(), u64::from(flags) | kept, DomId::new(to), 0x70);
+                }
+                Action::Map { entry, by, reads_only } => {
+                    let (flags, to) = entries[usize::from(entry)];
+                    let (reference, by) = (8 + u32::from(entry), DomId::new(by));
+                    let others: Vec<&Held> = held.iter().filter(|h| h.2 == reference).collect();
+                    let says_so = flags & 0x103 == 1 && to == by.get() && (reads_only || flags & 4 == 0);
+                    let has_writer = others.iter().any(|h| !h.3);
+                    let expected = match others.first() {
+                        None => says_so,
+                        Some(other) => other.0 == by && (reads_only || has_writer || says_so),
+                    };
+                    let access = if reads_only { Access::Read } else { Access::Write };
+                    let found = t.acquire(&mem, A, reference, by, access, Use::Map);
+                    prop_assert_eq!(found.is_ok(), expected, "{:?} of {:?}", action, (flags, to));
+                    if found.is_ok() {
+                        let flags = if reads_only { gntmap::READONLY } else { 0 };
+                        t.reserve_map(by).unwrap();
+                        let handle = t.add_map(by, mapping(reference, flags)).unwrap();
+                        prop_assert!(held.iter().all(|h| (h.0, h.1) != (by, handle)), "a handle twice");
+                        held.push((by, handle, reference, reads_only));
+                    }
+                }
+                Action::Unmap { by, nth } => {
+                    let mine: Vec<usize> = (0..held.len()).filter(|&i| held[i].0.get() == by).collect();
+                    if !mine.is_empty() {
+                        let gone = held.remove(mine[usize::from(nth) % mine.len()]);
+                        t.end_map(&mem, gone.0, gone.1);
+                        prop_assert_eq!(t.map(gone.0, gone.1), Err(GrantError::BadHandle));
+                    }
+                }
+                Action::Update => {
+                    let before = saved(&t);
+                    t = restored(&before).unwrap();
+                    prop_assert!(t.inconsistent().is_empty());
+                    prop_assert_eq!(saved(&t), before);
+                }
+            }
+            for reference in 8..12u32 {
+                let (readers, writers): (Vec<&Held>, Vec<&Held>) =
+                    held.iter().filter(|h| h.2 == reference).partition(|h| h.3);
+                let expected = match (readers.len(), writers.len()) {
+                    (0, 0) => 0,
+                    (_, 0) => READING,
+                    _ => READING | WRITING,
+                };
+                prop_assert_eq!(marks(&mem, version, reference.into()), expected);
+                let active = t.active(A).find(|a| a.0 == reference).map(|a| (a.1.readers, a.1.writers));
+                let counts = (readers.len() as u8, writers.len() as u8);
+                prop_assert_eq!(active, (counts != (0, 0)).then_some(counts));
+            }
+        }
+    }
 }

@@ -44,6 +44,10 @@ pub fn run(guest: &mut Guest, terms: &Terms) {
                     say!("finishes before the peer was there");
                     return;
                 }
+                if answered != 0 && table.marks(reference::CONTROL) == 0 {
+                    say!("the peer is gone at {}", Seconds(now));
+                    break;
+                }
                 assert!(
                     answered == 0 || now.saturating_sub(last) < terms.timeout,
                     "nothing heard since round {answered}"
