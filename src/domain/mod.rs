@@ -6,4 +6,7 @@ pub mod evtchn;
 pub mod exchange;
 pub mod grant;
 pub mod kernel;
+pub mod memflags;
+pub mod sched;
 pub mod spec;
+pub mod watchdog;

@@ -1,7 +1,7 @@
 //! Module strings: what the words behind a boot module ask for.
 //!
 //! ```text
-//! guest name=<s> memory=<size> [vcpus=1] [privileged] [count=<n>] [create=later] [ramdisk=<module name>] [peer=<name>]
+//! guest name=<s> memory=<size> [maxmem=<size>] [vcpus=1] [privileged] [count=<n>] [create=later] [ramdisk=<module name>] [peer=<name>]
 //!       [extents=<n>] [-- guest command line]
 //! image name=<s>
 //! ramdisk name=<s>
@@ -53,6 +53,8 @@ pub struct GuestSpec<'a> {
     pub name: &'a str,
     /// Memory in bytes, whole pages.
     pub memory_bytes: u64,
+    /// The most memory that it may grow to, in bytes, whole pages.
+    pub maxmem_bytes: u64,
     /// Virtual CPUs.
     pub vcpus: u32,
     /// May manage other domains and the hypervisor.
@@ -75,6 +77,11 @@ impl GuestSpec<'_> {
     /// Memory in pages.
     pub const fn nr_pages(&self) -> u64 {
         self.memory_bytes / PAGE_SIZE
+    }
+
+    /// The most memory that it may grow to, in pages.
+    pub const fn max_pages(&self) -> u64 {
+        self.maxmem_bytes / PAGE_SIZE
     }
 }
 
@@ -151,6 +158,8 @@ pub enum SpecError<'a> {
     },
     /// Memory is not a whole number of pages.
     NotPages {
+        /// The key that says so.
+        key: Key,
         /// The bytes asked for.
         found: u64,
     },
@@ -174,6 +183,8 @@ pub enum Key {
     Name,
     /// `memory=`
     Memory,
+    /// `maxmem=`
+    Maxmem,
     /// `vcpus=`
     Vcpus,
     /// `privileged`
@@ -194,6 +205,7 @@ impl Key {
     const GUEST: &'static [Self] = &[
         Self::Name,
         Self::Memory,
+        Self::Maxmem,
         Self::Vcpus,
         Self::Privileged,
         Self::Count,
@@ -208,6 +220,7 @@ impl Key {
         match self {
             Self::Name => "name",
             Self::Memory => "memory",
+            Self::Maxmem => "maxmem",
             Self::Vcpus => "vcpus",
             Self::Privileged => "privileged",
             Self::Count => "count",
@@ -247,16 +260,16 @@ impl fmt::Display for SpecError<'_> {
             Self::NotASize { key, found } => {
                 write!(f, "{key}={found} is not a size, such as 64M, 1G, 512K or 0x100000")
             }
-            Self::OutOfRange { key: Key::Memory, found, min, max } => {
-                write!(f, "memory={found:#x} is out of range, {min:#x} to {max:#x} bytes are accepted")
+            Self::OutOfRange { key: key @ (Key::Memory | Key::Maxmem), found, min, max } => {
+                write!(f, "{key}={found:#x} is out of range, {min:#x} to {max:#x} bytes are accepted")
             }
             Self::OutOfRange { key, found, min, max } => {
                 write!(f, "{key}={found} is out of range, {min} to {max} are accepted")
             }
-            Self::NotPages { found } => {
+            Self::NotPages { key, found } => {
                 write!(
                     f,
-                    "memory={found:#x} is not a whole number of pages, the nearest below is {:#x}",
+                    "{key}={found:#x} is not a whole number of pages, the nearest below is {:#x}",
                     found & !(PAGE_SIZE - 1)
                 )
             }
@@ -300,12 +313,9 @@ impl<'a> GuestSpec<'a> {
             return Err(SpecError::CommandLineTooLong { len_bytes: command_line.len() });
         }
         let name = values.name(Key::Name)?.ok_or(SpecError::Missing { key: Key::Name })?;
-        let memory = values.get(Key::Memory).ok_or(SpecError::Missing { key: Key::Memory })?;
-        let memory_bytes = parse_size(memory).ok_or(SpecError::NotASize { key: Key::Memory, found: memory })?;
-        in_range(Key::Memory, memory_bytes, MEMORY_MIN_BYTES, MEMORY_LIMIT_BYTES - PAGE_SIZE)?;
-        if !memory_bytes.is_multiple_of(PAGE_SIZE) {
-            return Err(SpecError::NotPages { found: memory_bytes });
-        }
+        let memory = values.memory(Key::Memory, MEMORY_MIN_BYTES)?;
+        let memory_bytes = memory.ok_or(SpecError::Missing { key: Key::Memory })?;
+        let maxmem_bytes = values.memory(Key::Maxmem, memory_bytes)?.unwrap_or(memory_bytes);
         let create = match values.get(Key::Create) {
             None => Create::AtBoot,
             Some("later") => Create::Later,
@@ -314,6 +324,7 @@ impl<'a> GuestSpec<'a> {
         Ok(Self {
             name,
             memory_bytes,
+            maxmem_bytes,
             vcpus: values.number(Key::Vcpus, 1, VCPUS_MAX.into())? as u32,
             is_privileged: values.get(Key::Privileged).is_some(),
             count: values.number(Key::Count, 1, COUNT_MAX.into())? as u32,
@@ -380,6 +391,14 @@ impl<'a> Values<'a> {
             Some(name) if name.len() > NAME_MAX_BYTES => Err(SpecError::NameTooLong { key, len_bytes: name.len() }),
             name => Ok(name),
         }
+    }
+
+    /// An amount of memory of at least `min_bytes`, in whole pages.
+    fn memory(&self, key: Key, min_bytes: u64) -> Result<Option<u64>, SpecError<'a>> {
+        let Some(found) = self.get(key) else { return Ok(None) };
+        let bytes = parse_size(found).ok_or(SpecError::NotASize { key, found })?;
+        in_range(key, bytes, min_bytes, MEMORY_LIMIT_BYTES - PAGE_SIZE)?;
+        if bytes.is_multiple_of(PAGE_SIZE) { Ok(Some(bytes)) } else { Err(SpecError::NotPages { key, found: bytes }) }
     }
 
     /// A number from 1 to `max`, `absent` if the key is.
@@ -450,6 +469,7 @@ mod tests {
             GuestSpec {
                 name: "pulse",
                 memory_bytes: 64 << 20,
+                maxmem_bytes: 64 << 20,
                 vcpus: 2,
                 is_privileged: true,
                 count: 3,
@@ -467,6 +487,7 @@ mod tests {
     fn what_is_left_out_has_its_default() {
         let g = guest("guest memory=0x100000 name=a");
         assert_eq!((g.vcpus, g.is_privileged, g.count, g.create), (1, false, 1, Create::AtBoot));
+        assert_eq!(g.max_pages(), g.nr_pages());
         assert_eq!((g.ramdisk, g.peer, g.extents, g.command_line), (None, None, 1, ""));
         assert_eq!(guest("guest name=a memory=1M --").command_line, "");
         assert!(guest("guest\tname=a\nmemory=4M\u{2003}privileged").is_privileged);
@@ -529,7 +550,9 @@ mod tests {
             ("guest name=a memory=1M vcpus=two", E::NotANumber { key: Key::Vcpus, found: "two" }),
             ("guest name=a memory=1020K", range(Key::Memory, 1020 << 10, 1 << 20, (1 << 52) - 4096)),
             ("guest name=a memory=0xfffffffffffff000", range(Key::Memory, !0xfff, 1 << 20, (1 << 52) - 4096)),
-            ("guest name=a memory=0x100001", E::NotPages { found: 0x100001 }),
+            ("guest name=a memory=0x100001", E::NotPages { key: Key::Memory, found: 0x100001 }),
+            ("guest name=a memory=2M maxmem=1M", range(Key::Maxmem, 1 << 20, 2 << 20, (1 << 52) - 4096)),
+            ("guest name=a memory=1M maxmem=0x100001", E::NotPages { key: Key::Maxmem, found: 0x100001 }),
             ("guest name=a memory=1M vcpus=0", range(Key::Vcpus, 0, 1, 32)),
             ("guest name=a memory=1M vcpus=33", range(Key::Vcpus, 33, 1, 32)),
             ("guest name=a memory=1M count=0", range(Key::Count, 0, 1, 0x7fef)),
@@ -541,7 +564,7 @@ mod tests {
             assert!(!format!("{error}").is_empty());
         }
         assert_eq!(
-            format!("{}", E::NotPages { found: 0x100001 }),
+            format!("{}", E::NotPages { key: Key::Memory, found: 0x100001 }),
             "memory=0x100001 is not a whole number of pages, the nearest below is 0x100000"
         );
     }
@@ -549,6 +572,9 @@ mod tests {
     /// Writes a specification as a module string, independently of the parser's tables.
     fn to_string(g: &GuestSpec<'_>) -> String {
         let mut s = format!("file guest name={} memory={} vcpus={}", g.name, g.memory_bytes, g.vcpus);
+        if g.maxmem_bytes != g.memory_bytes {
+            s += &format!(" maxmem={}", g.maxmem_bytes);
+        }
         if g.is_privileged {
             s += " privileged";
         }
@@ -565,12 +591,12 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_written_is_read(
-            name in "[a-z0-9-]{1,64}", pages in 256u64..1 << 30, vcpus in 1u32..=32, is_privileged: bool,
+            name in "[a-z0-9-]{1,64}", pages in 256u64..1 << 30, more in 0u64..1 << 20, vcpus in 1u32..=32, is_privileged: bool,
             later: bool, peer in proptest::option::of("[a-z]{1,8}"), count in 1u32..1000, extents in 1u64..=256,
             command_line in "([a-z=-]{1,9} ){0,20}",
         ) {
             let g = GuestSpec {
-                name: &name, memory_bytes: pages * PAGE_SIZE, vcpus, is_privileged, count,
+                name: &name, memory_bytes: pages * PAGE_SIZE, maxmem_bytes: (pages + more) * PAGE_SIZE, vcpus, is_privileged, count,
                 create: if later { Create::Later } else { Create::AtBoot },
                 ramdisk: None, peer: peer.as_deref(), extents, command_line: command_line.trim(),
             };

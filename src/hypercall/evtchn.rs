@@ -64,7 +64,7 @@ pub fn event_channel_op(c: &mut Caller<'_>, cmd: u64, arg: u64) -> Result<u64, E
                 host.wake(&vcpu);
             }
         }
-        op::RESET => {
+        op::RESET | op::RESET_CONT => {
             let dom = DomId::new(u16::from_le_bytes(memory.read_array(arg)?));
             // Another domain has to be paused by its controller for this, of which there is none.
             if dom != DomId::SELF && dom != me {
@@ -78,7 +78,7 @@ pub fn event_channel_op(c: &mut Caller<'_>, cmd: u64, arg: u64) -> Result<u64, E
             }
             evtchn().reset(&DirectMap, me, dom)?;
         }
-        // PIRQs and the FIFO interface: as on a host that has neither.
+        // PIRQs and all three operations of the FIFO interface: as on a host that has neither. Guests take the two-level one then.
         _ => return Err(Errno::ENOSYS),
     }
     Ok(0)

@@ -21,14 +21,15 @@ pub fn errno(e: TypeError) -> Errno {
     Errno::from_rax(e.errno() as u64).unwrap_or(Errno::EINVAL)
 }
 
-/// Bits 15:0 of a call's domain name whose frames it is about: the caller's, which calls itself DOMID_SELF, as Xen's
+/// Bits 15:0 of a call's domain name whose frames it is about: the caller's, which has to call itself DOMID_SELF, as Xen's
 /// `get_pg_owner` will have it.
-pub fn check_frames_owner(domid: u64) -> Result<(), Errno> {
+pub fn check_frames_owner(c: &Caller<'_>, domid: u64) -> Result<(), Errno> {
     match DomId::new(domid as u16) {
         DomId::SELF => Ok(()),
-        // Domains without privilege have no frames of the machine's.
-        DomId::IO => Err(Errno::EPERM),
-        me_or_other => foreign(me_or_other, Errno::ESRCH),
+        // Domains without privilege have no frames of the machine's, or of the hypervisor's.
+        DomId::IO | DomId::XEN => Err(Errno::EPERM),
+        me if me == c.vcpu.domain.id => Err(Errno::ESRCH),
+        other => foreign(other),
     }
 }
 
@@ -37,13 +38,13 @@ fn check_tables_owner(c: &Caller<'_>, domid: u64) -> Result<(), Errno> {
     match ((domid >> 16) as u16).checked_sub(1).map(DomId::new) {
         None => Ok(()),
         Some(id) if id == c.vcpu.domain.id => Ok(()),
-        Some(id) => foreign(id, Errno::EINVAL),
+        Some(id) => foreign(id),
     }
 }
 
 /// The refusal for a domain that is not the caller, or is not there at all.
-fn foreign(id: DomId, absent: Errno) -> Result<(), Errno> {
-    Err(if host().domain(id).is_some() { Errno::EPERM } else { absent })
+fn foreign(id: DomId) -> Result<(), Errno> {
+    Err(if host().domain(id).is_some() { Errno::EPERM } else { Errno::ESRCH })
 }
 
 /// Writes the number of requests done to where the guest wants it. That it cannot be written changes nothing, as in Xen.
@@ -63,7 +64,7 @@ pub fn resume(memory: &GuestMem<'_, DirectMap>, count: u64, done_at: u64) -> (u6
 
 /// `mmu_update(requests, count, done, domid)`.
 pub fn mmu_update(c: &mut Caller<'_>, list: u64, count: u64, done_at: u64, domid: u64) -> Outcome {
-    let start = check_tables_owner(c, domid).and_then(|()| check_frames_owner(domid)).and_then(|()| c.memory());
+    let start = check_tables_owner(c, domid).and_then(|()| check_frames_owner(c, domid)).and_then(|()| c.memory());
     let memory = match start {
         Ok(memory) => memory,
         Err(e) => return Err::<u64, _>(e).into(),
@@ -128,12 +129,38 @@ pub fn update_va_mapping(c: &mut Caller<'_>, va: u64, entry: u64, flags: u64) ->
     let result = types.update_va_mapping(l4, va, entry).map_err(errno);
     host.settle(&types, &domain);
     let changed = result?;
+    let whom = flags & !uvmf::FLUSHTYPE_MASK;
+    let is_flush = matches!(flags & uvmf::FLUSHTYPE_MASK, uvmf::TLB_FLUSH | uvmf::INVLPG);
+    // The entry is changed and, on one CPU, flushed for all vCPUs, whoever they are said to be.
+    let named = if is_flush && whom != 0 && whom != uvmf::ALL { check_vcpu_mask(c, whom) } else { Ok(0) };
     match flags & uvmf::FLUSHTYPE_MASK {
         uvmf::TLB_FLUSH => paging::flush_all(),
         uvmf::INVLPG => paging::flush_page(va),
         // A translation that went away must not be used again by anybody, whatever the guest asks for.
         _ if changed => paging::flush_page(va),
         _ => {}
+    }
+    named
+}
+
+/// `update_va_mapping_otherdomain(va, entry, flags, domid)`.
+pub fn update_va_mapping_otherdomain(
+    c: &mut Caller<'_>,
+    va: u64,
+    entry: u64,
+    flags: u64,
+    domid: u64,
+) -> Result<u64, Errno> {
+    check_frames_owner(c, domid)?;
+    update_va_mapping(c, va, entry, flags)
+}
+
+/// Reads a mask of vCPUs, a bit each in 64-bit words, as far as the domain has vCPUs.
+pub fn check_vcpu_mask(c: &Caller<'_>, at: u64) -> Result<u64, Errno> {
+    let memory = c.memory()?;
+    let nr_words = c.vcpu.domain.vcpus.lock().len().div_ceil(64) as u64;
+    for i in 0..nr_words {
+        memory.read_u64(at.wrapping_add(i * 8))?;
     }
     Ok(0)
 }

@@ -1,6 +1,6 @@
 //! `mmuext_op`: pins, base pointers, TLB, LDT, whole pages.
 
-use super::mmu::{check_frames_owner, errno, report_done, resume};
+use super::mmu::{check_frames_owner, check_vcpu_mask, errno, report_done, resume};
 use super::tables::is_guest_address;
 use super::{Caller, Outcome};
 use crate::frame::{Mfn, PAGE_SIZE};
@@ -24,7 +24,7 @@ const MAX_LDT_ENTRIES: u64 = 8192;
 
 /// `mmuext_op(ops, count, done, domid)`.
 pub fn mmuext_op(c: &mut Caller<'_>, list: u64, count: u64, done_at: u64, domid: u64) -> Outcome {
-    let start = check_frames_owner(domid).and_then(|()| Ok(resume(&c.memory()?, count, done_at)));
+    let start = check_frames_owner(c, domid).and_then(|()| Ok(resume(&c.memory()?, count, done_at)));
     let (count, before) = match start {
         Ok(x) => x,
         Err(e) => return Err::<u64, _>(e).into(),
@@ -72,12 +72,17 @@ fn one(c: &mut Caller<'_>, cmd: u32, arg1: u64, arg2: u64) -> Result<(), Errno> 
         op::UNPIN_TABLE => frame(arg1).and_then(|mfn| types.unpin(mfn).map_err(errno)),
         op::NEW_BASEPTR => frame(arg1).and_then(|l4| new_base(c.vcpu, l4)),
         op::NEW_USER_BASEPTR => new_user_base(c, &types, arg1),
+        // One CPU runs: what it flushes is flushed for all vCPUs. A mask that cannot be read flushes nothing.
+        op::TLB_FLUSH_MULTI | op::INVLPG_MULTI if check_vcpu_mask(c, arg2).is_err() => Err(Errno::EINVAL),
         op::TLB_FLUSH_LOCAL | op::TLB_FLUSH_MULTI | op::TLB_FLUSH_ALL => {
             paging::flush_all();
             Ok(())
         }
         op::INVLPG_LOCAL | op::INVLPG_MULTI | op::INVLPG_ALL => {
-            paging::flush_page(arg1);
+            // Nothing is mapped at an address that is not a guest's, and the hypervisor's own stay.
+            if is_guest_address(arg1) {
+                paging::flush_page(arg1);
+            }
             Ok(())
         }
         // A domain without hardware has no reason to, as Xen has it.
@@ -133,6 +138,11 @@ fn new_user_base(
     let new = if raw == 0 { None } else { Some(frame(raw)?) };
     if let Some(l4) = new {
         types.get_base(l4).map_err(errno)?;
+    }
+    if c.vcpu.domain.hides_m2p()
+        && let Some(l4) = new
+    {
+        types.hide_m2p(l4).map_err(errno).inspect_err(|_| types.put_base(l4))?;
     }
     let old = core::mem::replace(&mut c.vcpu.state.lock().user_l4, new);
     if let Some(old) = old {

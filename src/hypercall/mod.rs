@@ -19,6 +19,7 @@ pub mod tables;
 pub mod vcpu;
 pub mod version;
 
+use crate::frame::Mfn;
 use crate::run::guest_mem::{GuestMem, field_u64};
 use crate::run::vcpu::Vcpu;
 use crate::x86::directmap::DirectMap;
@@ -63,8 +64,12 @@ pub struct Caller<'a> {
 impl Caller<'_> {
     /// The guest kernel's virtual memory.
     pub fn memory(&self) -> Result<GuestMem<'static, DirectMap>, Errno> {
-        let l4 = self.vcpu.state.lock().kernel_l4.ok_or(Errno::EFAULT)?;
-        Ok(GuestMem::new(&DirectMap, l4))
+        Ok(GuestMem::new(&DirectMap, self.kernel_l4()?))
+    }
+
+    /// The page tables of the guest's kernel.
+    pub fn kernel_l4(&self) -> Result<Mfn, Errno> {
+        self.vcpu.state.lock().kernel_l4.ok_or(Errno::EFAULT)
     }
 
     /// Something else is due: a long call should give way.
@@ -107,6 +112,7 @@ fn call(c: &mut Caller<'_>, number: u64, args: [u64; 5]) -> Outcome {
         nr::MEMORY_OP => memory::memory_op(c, a, b),
         nr::MULTICALL => multicall(c, a, b),
         nr::UPDATE_VA_MAPPING => mmu::update_va_mapping(c, a, b, d).into(),
+        nr::UPDATE_VA_MAPPING_OTHERDOMAIN => mmu::update_va_mapping_otherdomain(c, a, b, d, e).into(),
         nr::SET_TIMER_OP => vcpu::set_timer_op(c, a).into(),
         nr::XEN_VERSION => version::xen_version(c, a, b).into(),
         nr::CONSOLE_IO => console::console_io(c, a, b, d),
@@ -118,6 +124,7 @@ fn call(c: &mut Caller<'_>, number: u64, args: [u64; 5]) -> Outcome {
         nr::MMUEXT_OP => mmuext::mmuext_op(c, a, b, d, e),
         nr::SCHED_OP => sched::sched_op(c, a, b).into(),
         nr::SCHED_OP_COMPAT => sched::sched_op_compat(c, a, b).into(),
+        nr::NMI_OP => tables::nmi_op(c, a, b).into(),
         nr::CALLBACK_OP => tables::callback_op(c, a, b).into(),
         nr::EVENT_CHANNEL_OP => evtchn::event_channel_op(c, a, b).into(),
         nr::PHYSDEV_OP => physdev::physdev_op(c, a, b).into(),

@@ -2,6 +2,7 @@
 
 use super::Caller;
 use crate::domain::evtchn::NR_PORTS;
+use crate::domain::sched::WATCHDOGS;
 use crate::run::bounce::{self, info_byte};
 use crate::run::domain::Shutdown;
 use crate::run::guest_mem::{field_u32, field_u64};
@@ -12,7 +13,7 @@ use crate::x86::percpu::this_cpu;
 use crate::x86::tsc;
 use crate::xen::Errno;
 use crate::xen::hypercall::{sched_op as op, shutdown};
-use crate::xen::layout::vcpu_info;
+use crate::xen::layout::{sched_watchdog, vcpu_info};
 
 /// Most ports that one poll may name, as in Xen.
 const MAX_POLL_PORTS: u32 = 128;
@@ -32,13 +33,14 @@ pub fn sched_op(c: &mut Caller<'_>, cmd: u64, arg: u64) -> Result<u64, Errno> {
         op::YIELD => {
             // Guests yield when their console ring is full.
             console::drain(host(), &c.vcpu.domain);
+            c.vcpu.state.lock().yielded = true;
             this_cpu().reschedule.set(true);
             Ok(0)
         }
         op::BLOCK => {
             let mut v = c.vcpu.state.lock();
             bounce::set_info_byte(&v, vcpu_info::EVTCHN_UPCALL_MASK, 0);
-            v.blocked = info_byte(&v, vcpu_info::EVTCHN_UPCALL_PENDING) == 0;
+            v.blocked = info_byte(&v, vcpu_info::EVTCHN_UPCALL_PENDING) == 0 && !v.nmi_due();
             Ok(0)
         }
         op::SHUTDOWN => {
@@ -51,15 +53,23 @@ pub fn sched_op(c: &mut Caller<'_>, cmd: u64, arg: u64) -> Result<u64, Errno> {
             c.memory()?.read_u32(arg)?;
             Ok(0)
         }
-        op::WATCHDOG => Err(Errno::ENOSYS),
+        op::WATCHDOG => watchdog(c, arg),
+        // For the hardware domain alone.
         op::PIN_OVERRIDE => Err(Errno::EPERM),
         _ => Err(Errno::ENOSYS),
     }
 }
 
+/// The result of a suspend that was cancelled: the guest goes on as it is.
+const CANCELLED: u64 = 1;
+
 fn shut_down(c: &Caller<'_>, reason: u32) -> Result<u64, Errno> {
     if reason > shutdown::SOFT_RESET {
         return Err(Errno::EINVAL);
+    }
+    if reason == shutdown::SUSPEND {
+        // There is no toolstack that would save the domain, so what a toolstack does whose save failed is done at once.
+        return Ok(CANCELLED);
     }
     teardown::shut_down(&c.vcpu.domain, Shutdown(reason));
     Ok(0)
@@ -75,8 +85,22 @@ fn remote_shutdown(c: &mut Caller<'_>, arg: u64) -> Result<u64, Errno> {
     if reason > shutdown::SOFT_RESET {
         return Err(Errno::EINVAL);
     }
+    if reason == shutdown::SUSPEND {
+        // As for a domain that asks for it itself; and this one would not be asked.
+        return Err(Errno::EOPNOTSUPP);
+    }
     teardown::shut_down(&domain, Shutdown(reason));
     Ok(0)
+}
+
+fn watchdog(c: &mut Caller<'_>, arg: u64) -> Result<u64, Errno> {
+    let b = c.memory()?.read_array::<{ sched_watchdog::SIZE }>(arg)?;
+    let (id, seconds) = (field_u32(&b, sched_watchdog::ID), field_u32(&b, sched_watchdog::TIMEOUT));
+    let domain = &c.vcpu.domain;
+    let mut watchdogs = domain.watchdogs.lock();
+    let result = watchdogs.set(id, seconds, tsc::now_ns());
+    host().sched.lock().set_timer((domain.id, WATCHDOGS), watchdogs.next());
+    result
 }
 
 /// {ports pointer, nr_ports u32, timeout u64 in ns of system time, 0 for none}.
@@ -88,6 +112,7 @@ fn poll(c: &mut Caller<'_>, arg: u64) -> Result<u64, Errno> {
         return Err(Errno::EINVAL);
     }
     let id = c.vcpu.domain.id;
+    let mut last = 0;
     for i in 0..u64::from(nr) {
         let port = memory.read_u32(ports.wrapping_add(i * 4))?;
         if port >= NR_PORTS {
@@ -96,16 +121,18 @@ fn poll(c: &mut Caller<'_>, arg: u64) -> Result<u64, Errno> {
         if host().evtchn.lock().is_pending(&DirectMap, id, port)? {
             return Ok(0);
         }
+        last = port;
     }
     let mut v = c.vcpu.state.lock();
-    // An event that can be delivered ends a poll, whatever it polls.
-    if bounce::event_due(&v) {
+    // What can be delivered ends a poll, whatever it polls.
+    if bounce::event_due(&v) || v.nmi_due() {
         return Ok(0);
     }
     if timeout != 0 && timeout <= tsc::now_ns() {
         return Ok(0);
     }
     v.polling_until = Some(if timeout == 0 { u64::MAX } else { timeout });
+    v.poll_port = if nr == 1 { last } else { 0 };
     host().sched.lock().set_timer(c.vcpu.key(), v.next_timer());
     Ok(0)
 }

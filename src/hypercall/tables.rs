@@ -3,17 +3,19 @@
 use super::{Caller, Outcome};
 use crate::frame::Mfn;
 use crate::mm::page_info::PageType;
+use crate::mm::physmem::PhysMem;
 use crate::run::bounce;
 use crate::run::context;
 use crate::run::guest_mem::{field_u16, field_u64};
 use crate::run::host::host;
 use crate::run::vcpu::{Callback, GDT_FRAMES, TrapInfo, Vcpu, VcpuState};
 use crate::x86::desc;
+use crate::x86::directmap::DirectMap;
 use crate::x86::fpu;
 use crate::x86::traps::{SegmentRegister, load_selector};
 use crate::xen::errno::Errno;
-use crate::xen::hypercall::{callback, segment_base, vgcf, vm_assist as assist};
-use crate::xen::layout::{iret_context, trap_info, vcpu_info};
+use crate::xen::hypercall::{callback, nmi_op, segment_base, vgcf, vm_assist as assist};
+use crate::xen::layout::{iret_context, shared_info, trap_info, vcpu_info};
 use x86_64::VirtAddr;
 use x86_64::instructions::segmentation::{GS, Segment};
 use x86_64::registers::model_specific::{FsBase, KernelGsBase};
@@ -111,6 +113,9 @@ pub fn callback_op(c: &mut Caller<'_>, cmd: u64, arg: u64) -> Result<u64, Errno>
             let b = memory.read_array::<16>(arg)?;
             let (kind, flags, rip) = (field_u16(&b, 0), field_u16(&b, 2), canonical(field_u64(&b, 8))?);
             let masks_events = u64::from(flags) & callback::FLAG_MASK_EVENTS != 0;
+            if u64::from(kind) == callback::TYPE_NMI {
+                return nmi_callback(c, rip);
+            }
             let mut v = c.vcpu.state.lock();
             *slot(&mut v, kind)? = Callback { rip, masks_events };
             if u64::from(kind) == callback::TYPE_EVENT {
@@ -124,6 +129,10 @@ pub fn callback_op(c: &mut Caller<'_>, cmd: u64, arg: u64) -> Result<u64, Errno>
             match u64::from(kind) {
                 // Xen does not let these go.
                 callback::TYPE_EVENT | callback::TYPE_FAILSAFE | callback::TYPE_SYSCALL => Err(Errno::EINVAL),
+                callback::TYPE_NMI => {
+                    v.set_nmi_handler(0);
+                    Ok(0)
+                }
                 _ => {
                     *slot(&mut v, kind)? = Callback::default();
                     Ok(0)
@@ -134,6 +143,32 @@ pub fn callback_op(c: &mut Caller<'_>, cmd: u64, arg: u64) -> Result<u64, Errno>
     }
 }
 
+/// `nmi_op(cmd, arg)`: the older way to register the handler of NMIs.
+pub fn nmi_op(c: &mut Caller<'_>, cmd: u64, arg: u64) -> Result<u64, Errno> {
+    match cmd {
+        nmi_op::REGISTER_CALLBACK => {
+            // {u64 handler, u64 padding}
+            let b = c.memory()?.read_array::<16>(arg)?;
+            nmi_callback(c, canonical(field_u64(&b, 0))?)
+        }
+        nmi_op::UNREGISTER_CALLBACK => {
+            c.vcpu.state.lock().set_nmi_handler(0);
+            Ok(0)
+        }
+        _ => Err(Errno::ENOSYS),
+    }
+}
+
+/// Registers the handler of NMIs. A reason for one that nobody was told of yet is told now.
+fn nmi_callback(c: &Caller<'_>, rip: u64) -> Result<u64, Errno> {
+    let shared = c.vcpu.domain.memory.lock().shared_info;
+    let reason = DirectMap.read_u64(shared.maddr().offset(shared_info::ARCH_NMI_REASON as u64));
+    let mut v = c.vcpu.state.lock();
+    v.set_nmi_handler(rip);
+    v.nmi_pending |= c.vcpu.id == 0 && reason != 0;
+    Ok(0)
+}
+
 fn slot(v: &mut VcpuState, kind: u16) -> Result<&mut Callback, Errno> {
     Ok(match u64::from(kind) {
         callback::TYPE_EVENT => &mut v.callbacks.event,
@@ -141,7 +176,6 @@ fn slot(v: &mut VcpuState, kind: u16) -> Result<&mut Callback, Errno> {
         callback::TYPE_SYSCALL => &mut v.callbacks.syscall,
         callback::TYPE_SYSCALL32 => &mut v.callbacks.syscall32,
         callback::TYPE_SYSENTER | callback::TYPE_SYSENTER_DEPRECATED => &mut v.callbacks.sysenter,
-        callback::TYPE_NMI => &mut v.callbacks.nmi,
         _ => return Err(Errno::ENOSYS),
     })
 }
@@ -256,7 +290,7 @@ pub fn set_segment_base(c: &mut Caller<'_>, which: u64, base: u64) -> Result<u64
     Ok(0)
 }
 
-/// `iret`: goes on where the frame on the guest's kernel stack says.
+/// `iret`: goes on where the frame on the guest's kernel stack says. Whatever it ends, NMIs may come again, as with the CPU's own.
 pub fn iret(c: &mut Caller<'_>) -> Outcome {
     use iret_context as f;
     let sp = c.frame.rsp;
@@ -296,6 +330,7 @@ pub fn iret(c: &mut Caller<'_>) -> Outcome {
     if has_iopl {
         v.iopl = super::vcpu::iopl_of(rflags);
     }
+    v.nmi_masked = false;
     let masked = u8::from(rflags & 1 << 9 == 0);
     bounce::set_info_byte(&v, vcpu_info::EVTCHN_UPCALL_MASK, masked);
     drop(v);

@@ -46,7 +46,8 @@ fn set_singleshot(vcpu: &Vcpu, at: Option<u64>) {
 
 /// `vcpu_op(cmd, vcpu, arg)`.
 pub fn vcpu_op(c: &mut Caller<'_>, cmd: u64, id: u64, arg: u64) -> Result<u64, Errno> {
-    let id = u32::try_from(id).map_err(|_| Errno::ENOENT)?;
+    // The interface has an unsigned int here.
+    let id = id as u32;
     let vcpu = c.vcpu.domain.vcpu(id).ok_or(Errno::ENOENT)?;
     let myself = id == c.vcpu.id;
     let memory = c.memory()?;
@@ -60,7 +61,8 @@ pub fn vcpu_op(c: &mut Caller<'_>, cmd: u64, id: u64, arg: u64) -> Result<u64, E
             Ok(0)
         }
         op::DOWN => {
-            let others = c.vcpu.domain.vcpus.lock().iter().any(|o| o.id != id && o.state.lock().online);
+            let vcpus = c.vcpu.domain.vcpus.lock().clone();
+            let others = vcpus.iter().any(|o| o.id != id && o.state.lock().online);
             if !others {
                 // The last vCPU that goes takes the domain with it, as in Xen.
                 crate::run::teardown::shut_down(
@@ -69,14 +71,10 @@ pub fn vcpu_op(c: &mut Caller<'_>, cmd: u64, id: u64, arg: u64) -> Result<u64, E
                 );
                 return Ok(0);
             }
-            {
-                let mut v = vcpu.state.lock();
-                v.online = false;
-                if !myself {
-                    v.runstate.enter(runstate::OFFLINE, tsc::now_ns());
-                }
+            let mut v = vcpu.state.lock();
+            if core::mem::replace(&mut v.online, false) && !myself {
+                work::enter_runstate(&mut v, &vcpu, runstate::OFFLINE, tsc::now_ns());
             }
-            crate::x86::percpu::this_cpu().reschedule.set(true);
             Ok(0)
         }
         op::IS_UP => Ok(u64::from(vcpu.state.lock().online)),
@@ -97,17 +95,19 @@ pub fn vcpu_op(c: &mut Caller<'_>, cmd: u64, id: u64, arg: u64) -> Result<u64, E
         }
         op::REGISTER_RUNSTATE_MEMORY_AREA => {
             let area = area_address(memory.read_u64(arg)?)?;
+            let l4 = c.kernel_l4()?;
             let mut v = vcpu.state.lock();
             v.runstate.area_va = area;
-            work::publish_runstate(&mut v, &vcpu);
+            work::publish_runstate_by(l4, &v, &vcpu);
             Ok(0)
         }
         op::REGISTER_VCPU_TIME_MEMORY_AREA => {
             let area = area_address(memory.read_u64(arg)?)?;
+            let l4 = c.kernel_l4()?;
             let mut v = vcpu.state.lock();
             v.time_area_va = area;
             work::publish_time(&v);
-            work::publish_time_copy(&v);
+            work::publish_time_copy(l4, &v);
             Ok(0)
         }
         // Of others only while they are down: they would miss what is written to the old place.
@@ -120,6 +120,12 @@ pub fn vcpu_op(c: &mut Caller<'_>, cmd: u64, id: u64, arg: u64) -> Result<u64, E
             register_info(&c.vcpu.domain, &vcpu, mfn, offset)
         }
         op::SET_SINGLESHOT_TIMER | op::STOP_SINGLESHOT_TIMER if !myself => Err(Errno::EINVAL),
+        op::SEND_NMI if arg != 0 => Err(Errno::EINVAL),
+        op::SEND_NMI => {
+            vcpu.state.lock().nmi_pending = true;
+            host().wake(&vcpu);
+            Ok(0)
+        }
         op::SET_PERIODIC_TIMER => {
             let period = memory.read_u64(arg)?;
             if !(MIN_PERIOD_NS..=MAX_PERIOD_NS).contains(&period) {
@@ -149,6 +155,7 @@ pub fn vcpu_op(c: &mut Caller<'_>, cmd: u64, id: u64, arg: u64) -> Result<u64, E
         }
         // Physical numbers are for the hardware domain alone.
         op::GET_PHYSID => Err(Errno::EINVAL),
+        // Areas named by frame came with Xen 4.18, and a feature bit says that they are there.
         _ => Err(Errno::ENOSYS),
     }
 }
@@ -166,10 +173,14 @@ fn bring_up(vcpu: Arc<Vcpu>) {
             return;
         }
         v.online = true;
-        v.blocked = false;
-        v.runstate.enter(runstate::RUNNABLE, tsc::now_ns());
+        // One that waited when it was taken down waits on.
+        let (waits, state) = if v.is_waiting() { (true, runstate::BLOCKED) } else { (false, runstate::RUNNABLE) };
+        work::enter_runstate(&mut v, &vcpu, state, tsc::now_ns());
+        if waits {
+            return;
+        }
     }
-    host().sched.lock().enqueue(vcpu);
+    host().sched.lock().enqueue(vcpu.key(), vcpu);
 }
 
 fn set_periodic(vcpu: &Vcpu, period: u64) {
@@ -184,7 +195,10 @@ fn set_periodic(vcpu: &Vcpu, period: u64) {
 
 /// Moves a vCPU's vcpu_info into a frame of its domain, which is held as a writable page.
 pub fn register_info(domain: &Domain, vcpu: &Vcpu, mfn: Mfn, offset: u32) -> Result<u64, Errno> {
-    if vcpu.state.lock().info_registered || offset as usize > 4096 - vcpu_info::SIZE {
+    if offset as usize > 4096 - vcpu_info::SIZE || !offset.is_multiple_of(8) {
+        return Err(Errno::ENXIO);
+    }
+    if vcpu.state.lock().info_registered {
         return Err(Errno::EINVAL);
     }
     hold_info(domain, mfn)?;

@@ -12,7 +12,7 @@ use core::fmt;
 /// Entries of a page table, and bytes that one of level 2 maps.
 const TABLE_ENTRIES: u64 = 512;
 const GIB: u64 = 1 << 30;
-/// Page records are fed to the frametable in groups, so the last group may stay unused in part.
+/// A claim may need two splits at a time, of memory that lies together: what is left at the end may be one too few.
 const SPARE_SPLITS: u64 = 8;
 
 /// The machine and what is on it, as far as the incoming side's boot depends on it.

@@ -12,7 +12,7 @@ use super::breadcrumb::{self, BreadcrumbError};
 use super::mfn_list::{self, MfnList, MfnListError};
 use super::records::{
     self, AnyRecord, CallbackMasks, Channel, ChannelState, DomainBegin, HostFlags, LuHost, LuTime, LuVcpu, Pin,
-    Summary, VCPU_CONTEXT_LEN, VcpuFlags,
+    Summary, VCPU_CONTEXT_LEN, VcpuFlags, VcpuPending,
 };
 use super::report::{self, Report};
 use super::stream::{PagedSource, StreamError};
@@ -20,16 +20,19 @@ use super::update::UpdateState;
 use crate::domain::console::ConsoleRing;
 use crate::domain::evtchn::{DomainConfig, PortRecord, PortState, Service};
 use crate::domain::grant::{Inconsistent, SavedTable};
+use crate::domain::sched::WATCHDOGS;
+use crate::domain::watchdog::Watchdogs;
 use crate::frame::{DomId, Maddr, Mfn, MfnRange};
 use crate::hypercall;
 use crate::log;
 use crate::mm::extents::ExtentMap;
+use crate::mm::lingering::Lingering;
 use crate::mm::m2p::{FRAMES_PER_BLOCK, M2p};
 use crate::mm::page_info::{CountFlags, PageLookup};
 use crate::run::domain::{Domain, DomainMemory, DomainParts, Rings, Shutdown};
 use crate::run::host::{Host, Module};
 use crate::run::vcpu::{Callback, GDT_FRAMES, RunState, Vcpu, VcpuState};
-use crate::run::{create, grants as run_grants, teardown};
+use crate::run::{create, grants as run_grants, teardown, work};
 use crate::start::Fatal;
 use crate::time::Clock;
 use crate::verdict::{self, Verdict};
@@ -109,9 +112,11 @@ struct SavedDomain {
     begin: DomainBegin,
     module_string: String,
     extents: ExtentMap,
+    lingering: Vec<Mfn>,
     pins: Vec<Pin>,
     linear: Vec<Pin>,
     partial_line: Vec<u8>,
+    watchdogs: Watchdogs,
     channels: Vec<Channel>,
     grants: Option<SavedTable>,
     vcpus: Vec<SavedVcpu>,
@@ -277,6 +282,11 @@ impl Incoming {
                         claim(extent?.mfns(), owner).map_err(RecordProblem::Other)?;
                     }
                 }
+                AnyRecord::Lingering(frames) => {
+                    for mfn in frames.iter() {
+                        claim(MfnRange::new(mfn?, 1), owner).map_err(RecordProblem::Other)?;
+                    }
+                }
                 _ => {}
             }
             Ok(())
@@ -341,13 +351,20 @@ impl Incoming {
             Ok(())
         })?;
         let bad_grants = grants::restore(host, domains.iter_mut().map(|d| (d.begin.domid, d.grants.take())));
-        for saved in domains {
+        let mut lingering = Vec::new();
+        for mut saved in domains {
             let id = saved.begin.domid;
             let name = saved.begin.name;
-            if let Err(why) = restore_domain(host, saved, bad_grants.get(&id)) {
+            let frames = core::mem::take(&mut saved.lingering);
+            let restored = restore_domain(host, saved, bad_grants.get(&id));
+            lingering.extend(host.domain(id).map(|domain| (domain, frames, restored.is_ok())));
+            if let Err(why) = restored {
                 log!("lu", "{id} {name} is refused: {why}; it stays paused, its memory is kept");
                 verdict::note(Verdict::Failure);
             }
+        }
+        for (domain, frames, is_restored) in lingering {
+            give_up_again(host, &domain, &frames, is_restored);
         }
         teardown::give_up_zombies(host);
         let mismatch = host.evtchn.lock().mismatches().next();
@@ -416,9 +433,11 @@ impl SavedDomain {
             begin,
             module_string: String::new(),
             extents: ExtentMap::new(),
+            lingering: Vec::new(),
             pins: Vec::new(),
             linear: Vec::new(),
             partial_line: Vec::new(),
+            watchdogs: Watchdogs::default(),
             channels: Vec::new(),
             grants: None,
             vcpus: Vec::new(),
@@ -439,6 +458,11 @@ impl SavedDomain {
                     inserted.map_err(|_| RecordProblem::Extents("extents without overlap (I6)"))?;
                 }
             }
+            AnyRecord::Lingering(frames) => {
+                for mfn in frames.iter() {
+                    self.lingering.push(mfn?);
+                }
+            }
             AnyRecord::Pinned(pins) => {
                 for pin in pins.iter() {
                     self.pins.push(pin?);
@@ -448,6 +472,9 @@ impl SavedDomain {
                 for table in tables.iter() {
                     self.linear.push(table?);
                 }
+            }
+            AnyRecord::Watchdogs(saved) => {
+                self.watchdogs = Watchdogs(saved.ends_ns.map(|end| (end != 0).then_some(end)));
             }
             AnyRecord::Console(line) => self.partial_line = line.to_vec()?,
             AnyRecord::Channels(channels) => {
@@ -532,6 +559,7 @@ fn restore_domain(host: &Host, mut saved: SavedDomain, bad_grants: Option<&Incon
         module_string: core::mem::take(&mut saved.module_string),
         memory: DomainMemory {
             extents: core::mem::take(&mut saved.extents),
+            lingering: Lingering::new(),
             max_frames: begin.max_pages,
             shared_info: shared,
         },
@@ -548,6 +576,8 @@ fn restore_domain(host: &Host, mut saved: SavedDomain, bad_grants: Option<&Incon
     }));
     domain.console.lock().set_partial_line(&saved.partial_line);
     domain.set_vm_assist(begin.vm_assist);
+    let watchdogs = saved.watchdogs;
+    *domain.watchdogs.lock() = watchdogs;
     // Paused until everything of it is back.
     domain.set_paused(true);
     host.domains.lock().insert(id, domain.clone());
@@ -584,6 +614,11 @@ fn restore_domain(host: &Host, mut saved: SavedDomain, bad_grants: Option<&Incon
         }
         Ok(())
     })();
+    // Its tables have been filled again, those for its user programs too.
+    let replayed = replayed.and_then(|()| {
+        let users = saved.vcpus.iter().filter_map(|v| v.saved.user_cr3).filter(|_| domain.hides_m2p());
+        users.into_iter().try_for_each(|l4| types.hide_m2p(l4))
+    });
     host.settle_without_ldt(&types);
     replayed.map_err(|e: crate::mm::types::TypeError| refused(e))?;
     host.hold_shared(&domain).map_err(refused)?;
@@ -599,10 +634,37 @@ fn restore_domain(host: &Host, mut saved: SavedDomain, bad_grants: Option<&Incon
     }
     *domain.vcpus.lock() = vcpus;
     domain.set_paused(false);
-    for vcpu in runnable {
-        host.sched.lock().enqueue(vcpu);
+    // Who gave its turn away stands behind those who did not.
+    let (yielded, others): (Vec<_>, Vec<_>) = runnable.into_iter().partition(|v| v.state.lock().yielded);
+    for vcpu in others.into_iter().chain(yielded) {
+        work::requeue(host, vcpu);
     }
+    host.sched.lock().set_timer((id, WATCHDOGS), watchdogs.next());
     Ok(())
+}
+
+/// Frames that a domain had given up: claimed with an owner's reference, as all frames are, they lose it when everything that refers to them, in this
+/// domain or in another, has its references back. A domain that was refused refers to nothing, and keeps them.
+fn give_up_again(host: &Host, domain: &Domain, frames: &[Mfn], is_restored: bool) {
+    let types = host.types(domain);
+    let mut memory = domain.memory.lock();
+    for &mfn in frames {
+        if !is_restored {
+            let kept = memory.extents.insert(None, mfn, 1);
+            assert!(kept.is_ok(), "a frame has one claimant (I6)");
+            continue;
+        }
+        match types.release_page(mfn) {
+            Ok(true) => {}
+            Ok(false) => memory.lingering.insert(mfn),
+            Err(e) => {
+                log!("lu", "{} cannot give up frame {mfn} again: {e}", domain.id);
+                verdict::note(Verdict::Error);
+            }
+        }
+    }
+    drop(memory);
+    host.settle_without_ldt(&types);
 }
 
 fn restore_vcpu(host: &Host, domain: &Arc<Domain>, from: SavedVcpu) -> Result<Arc<Vcpu>, Refused> {
@@ -665,7 +727,13 @@ fn restore_vcpu(host: &Host, domain: &Arc<Domain>, from: SavedVcpu) -> Result<Ar
     v.callbacks.syscall = callback(c.syscall, CallbackMasks::SYSCALL);
     v.callbacks.syscall32 = callback(c.syscall32, CallbackMasks::SYSCALL32);
     v.callbacks.sysenter = callback(c.sysenter, CallbackMasks::SYSENTER);
-    v.callbacks.nmi = callback(c.nmi, CallbackMasks::NMI);
+    if c.nmi != 0 {
+        v.set_nmi_handler(c.nmi);
+    }
+    v.nmi_pending = s.pending.contains(VcpuPending::NMI);
+    v.nmi_masked = s.pending.contains(VcpuPending::NMI_MASKED);
+    v.yielded = s.flags.contains(VcpuFlags::YIELDED);
+    v.poll_port = s.poll_port;
     let vcpu = Arc::new(Vcpu { domain: domain.clone(), id: s.vcpu, state: spin::Mutex::new(v) });
     hypercall::tables::take_gdt(&vcpu, gdt.0, gdt.1).map_err(refused)?;
     hypercall::mmuext::map_ldt(&vcpu);

@@ -7,9 +7,9 @@ use super::mfn_list::{self, MfnListError};
 use super::records::{
     CallbackMasks, Callbacks, Channel, ChannelState, DomainBegin, DomainFlags, GrantInUse, GrantMap, GrantsHead,
     HostFlags, LU_CMDLINE, LU_CMDLINE_MODULE, LU_CONSOLE, ListWriter, LuHost, LuLog, LuTime, LuVcpu, LuVersion,
-    M2pBlock, Name, Pin, PvInfo, Runstate, SHARED_INFO, SHARED_INFO_LEN, STATIC_DATA_END, SavedExtent, Stage,
-    StreamVersion, TscInfo, VCPU_CONTEXT_LEN, VcpuFlags, VcpuPending, write_grants, write_stages, write_vcpu_basic,
-    write_vcpu_xsave,
+    LuWatchdogs, M2pBlock, Name, Pin, PvInfo, Runstate, SHARED_INFO, SHARED_INFO_LEN, STATIC_DATA_END, SavedExtent,
+    Stage, StreamVersion, TscInfo, VCPU_CONTEXT_LEN, VcpuFlags, VcpuPending, write_grants, write_stages,
+    write_vcpu_basic, write_vcpu_xsave,
 };
 use super::stream::{Dest, PagedDest, WriteError, Writer};
 use crate::domain::evtchn::PortState;
@@ -162,7 +162,7 @@ fn write_all<D: Dest>(host: &Host, facts: &UpdateFacts, out: &mut Writer<D>) -> 
 
 fn write_domain<D: Dest>(host: &Host, domain: &Domain, out: &mut Writer<D>) -> Result<(), SaveError> {
     let unrepresentable = |what| SaveError::Unrepresentable { domain: domain.id, what };
-    let memory = domain.memory.lock();
+    let mut memory = domain.memory.lock();
     let vcpus = domain.vcpus.lock().clone();
     let mut flags = DomainFlags::empty();
     flags.set(DomainFlags::PRIVILEGED, domain.privileged);
@@ -195,7 +195,11 @@ fn write_domain<D: Dest>(host: &Host, domain: &Domain, out: &mut Writer<D>) -> R
         extents.push(&SavedExtent::try_new(e.range(), e.pfn).map_err(|_| unrepresentable("an extent"))?);
     }
     extents.finish()?;
-    let roots = roots(host, memory.extents.iter().map(|e| e.range()));
+    let mut list = ListWriter::lingering(out);
+    memory.settle(host.frames, domain.id);
+    memory.lingering.iter().for_each(|mfn| list.push(&mfn));
+    list.finish()?;
+    let roots = roots(host, memory.ranges());
     let mut list = ListWriter::pinned(out);
     for (mfn, root) in roots.iter().filter(|(_, root)| root.is_pinned) {
         list.push(&Pin::try_new(*mfn, root.level).ok_or(unrepresentable("a pin"))?);
@@ -211,6 +215,11 @@ fn write_domain<D: Dest>(host: &Host, domain: &Domain, out: &mut Writer<D>) -> R
         out.record(LU_CONSOLE, console.partial_line())?;
     }
     drop(console);
+    let watchdogs = *domain.watchdogs.lock();
+    if watchdogs.next().is_some() {
+        // 0 says that one is not in use.
+        out.save(&LuWatchdogs { ends_ns: watchdogs.0.map(|end| end.map_or(0, |at| at.max(1))) })?;
+    }
     let mut channels = ListWriter::channels(out);
     for port in host.evtchn.lock().ports(domain.id) {
         let (state, is_xen_consumer) = match port.state {
@@ -296,6 +305,10 @@ fn write_vcpu<D: Dest>(domain: &Domain, vcpu: &Vcpu, out: &mut Writer<D>) -> Res
     flags.set(VcpuFlags::UP, v.online);
     flags.set(VcpuFlags::BLOCKED, v.blocked);
     flags.set(VcpuFlags::POLLING, v.polling_until.is_some());
+    flags.set(VcpuFlags::YIELDED, v.yielded);
+    let mut pending = VcpuPending::empty();
+    pending.set(VcpuPending::NMI, v.nmi_pending);
+    pending.set(VcpuPending::NMI_MASKED, v.nmi_masked);
     let c = &v.callbacks;
     let mut masks = CallbackMasks::empty();
     masks.set(CallbackMasks::EVENT, c.event.masks_events);
@@ -303,7 +316,6 @@ fn write_vcpu<D: Dest>(domain: &Domain, vcpu: &Vcpu, out: &mut Writer<D>) -> Res
     masks.set(CallbackMasks::SYSCALL, c.syscall.masks_events);
     masks.set(CallbackMasks::SYSCALL32, c.syscall32.masks_events);
     masks.set(CallbackMasks::SYSENTER, c.sysenter.masks_events);
-    masks.set(CallbackMasks::NMI, c.nmi.masks_events);
     out.save(&LuVcpu {
         vcpu: vcpu.id,
         flags,
@@ -311,7 +323,7 @@ fn write_vcpu<D: Dest>(domain: &Domain, vcpu: &Vcpu, out: &mut Writer<D>) -> Res
         kernel_cr3: v.kernel_l4,
         vcpu_info: v.info_registered.then(|| v.info.mfn_containing()),
         vcpu_info_offset: if v.info_registered { v.info.page_offset() as u32 } else { 0 },
-        poll_port: 0,
+        poll_port: v.poll_port,
         runstate: Runstate {
             area: v.runstate.area_va,
             state: v.runstate.state,
@@ -319,7 +331,8 @@ fn write_vcpu<D: Dest>(domain: &Domain, vcpu: &Vcpu, out: &mut Writer<D>) -> Res
             times_ns: v.runstate.times,
         },
         time_area: v.time_area_va,
-        singleshot_ns: v.singleshot.unwrap_or(0),
+        // 0 says that it is not set; a time at 0 is as much over at 1.
+        singleshot_ns: v.singleshot.map_or(0, |at| at.max(1)),
         period_ns: v.periodic_ns,
         periodic_next_ns: v.periodic_next,
         callbacks: Callbacks {
@@ -328,11 +341,12 @@ fn write_vcpu<D: Dest>(domain: &Domain, vcpu: &Vcpu, out: &mut Writer<D>) -> Res
             syscall: c.syscall.rip,
             syscall32: c.syscall32.rip,
             sysenter: c.sysenter.rip,
-            nmi: c.nmi.rip,
+            // Vector 2 of the trap table.
+            nmi: 0,
             masks,
         },
         iopl: v.iopl.into(),
-        pending: VcpuPending::empty(),
+        pending,
         // 0 says that there is no limit.
         poll_until_ns: v.polling_until.filter(|&t| t != u64::MAX).unwrap_or(0),
         iobmp: v.iobmp,

@@ -137,6 +137,13 @@ impl ExtentMap {
         if pfn.is_some_and(|pfn| pfn.checked_add(last).is_none()) {
             return Err(out_of_range);
         }
+        // What a restore adds comes in order, behind all that is there.
+        let is_behind = self.extents.last_key_value().is_none_or(|(&last, &(_, n))| last + n < mfn.get());
+        if is_behind {
+            self.extents.insert(mfn.get(), (pfn, nr_frames));
+            self.nr_frames += nr_frames;
+            return Ok(());
+        }
         if self.extent_of(mfn).is_some() {
             return Err(ExtentError::Present { mfn });
         }

@@ -5,6 +5,7 @@ pub mod buddy;
 pub mod extents;
 pub mod frametable;
 pub mod ledger;
+pub mod lingering;
 pub mod m2p;
 pub mod page_info;
 pub mod physmem;

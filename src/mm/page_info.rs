@@ -364,6 +364,12 @@ impl PageInfo {
         self.link_prev.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| change(n as i32).map(|n| n as u32)).is_ok()
     }
 
+    /// True if the frame is `owner`'s, who has given it up, and something still refers to it.
+    pub fn is_lingering(&self, owner: DomId) -> bool {
+        let x = self.count_info.load(Ordering::Acquire);
+        x & COUNT_MASK != 0 && x & CountFlags::ALLOCATED.bits() == 0 && self.owner() == Some(owner)
+    }
+
     /// Takes the owner's own reference away: clears `ALLOCATED` if it is set and says whether it was. The caller then drops
     /// one reference with [`PageInfo::put_page`].
     pub fn clear_allocated(&self) -> bool {
@@ -388,6 +394,25 @@ mod tests {
         assert!(page.clear_allocated());
         assert!(!page.clear_allocated());
         assert!(page.put_page());
+    }
+
+    #[test]
+    fn a_page_lingers_from_its_owners_leave_to_its_last_reference() {
+        let page = PageInfo::uninitialised();
+        let (owner, other) = (DomId::new(1), DomId::new(2));
+        assert!(!page.is_lingering(owner));
+        page.assign(owner, CountFlags::empty());
+        page.get_page(owner).unwrap();
+        assert!(!page.is_lingering(owner), "it is an ordinary page");
+        page.clear_allocated();
+        assert!(!page.put_page());
+        assert!(page.is_lingering(owner));
+        assert!(!page.is_lingering(other));
+        assert!(page.put_page());
+        assert!(!page.is_lingering(owner));
+        page.reset(CountFlags::FREE.bits(), None, 0);
+        page.hand_out();
+        assert!(!page.is_lingering(owner), "it is the hypervisor's now");
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use crate::mm::physmem::PhysMem;
 use crate::run::context;
 use crate::run::guest_mem::{Fault, GuestMem};
-use crate::run::vcpu::{Callback, Vcpu, VcpuState};
+use crate::run::vcpu::{Callback, NMI_VECTOR, TrapInfo, Vcpu, VcpuState};
 use crate::x86::directmap::DirectMap;
 use crate::x86::traps::Frame;
 use crate::xen::hypercall::pv;
@@ -126,7 +126,7 @@ pub fn exception(v: &mut VcpuState, frame: &mut Frame, vector: u8, error: Option
     if trap.address == 0 {
         return Err(Undeliverable::NoHandler { vector: u64::from(vector) });
     }
-    enter(v, frame, Callback { rip: trap.address, masks_events: trap.flags & 4 != 0 }, error)
+    enter(v, frame, Callback { rip: trap.address, masks_events: trap.flags & TrapInfo::MASKS_EVENTS != 0 }, error)
 }
 
 /// Delivers a page fault: CR2 goes to the vcpu_info, and the error code says "user" as the guest sees it.
@@ -141,9 +141,17 @@ pub fn event_due(v: &VcpuState) -> bool {
     info_byte(v, vcpu_info::EVTCHN_UPCALL_PENDING) != 0 && info_byte(v, vcpu_info::EVTCHN_UPCALL_MASK) & 1 == 0
 }
 
-/// Delivers pending events, if there are any and the guest takes them.
+/// Delivers what waits for the vCPU and may be delivered now: an NMI, then events, whose handler may interrupt that of the NMI unless that masks them.
 pub fn event(vcpu: &Vcpu, frame: &mut Frame) -> Result<(), Undeliverable> {
     let mut v = vcpu.state.lock();
+    if v.nmi_due() {
+        v.nmi_pending = false;
+        // Without a handler it is lost, as in Xen.
+        if v.traps[usize::from(NMI_VECTOR)].address != 0 {
+            exception(&mut v, frame, NMI_VECTOR, None)?;
+            v.nmi_masked = true;
+        }
+    }
     if !event_due(&v) {
         return Ok(());
     }

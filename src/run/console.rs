@@ -151,8 +151,8 @@ fn command(host: &Host, key: u8) {
 fn domains(host: &Host) {
     for domain in all_domains(host) {
         let (frames, extents) = {
-            let memory = domain.memory.lock();
-            (memory.extents.nr_frames(), memory.extents.nr_extents())
+            let mut memory = domain.memory.lock();
+            (memory.nr_frames(host.frames, domain.id), memory.extents.nr_extents())
         };
         let state = domain.shutdown().map_or("running", |s| s.name());
         let vcpus = domain.vcpus.lock().len();

@@ -47,17 +47,15 @@ pub fn save_current(frame: &Frame) -> Option<Arc<Vcpu>> {
         fpu::set_ts(false);
         v.fpu.save();
         let ran = now.saturating_sub(v.runstate.entry_ns);
-        host().sched.lock().charge(&vcpu, ran);
+        host().sched.lock().charge(vcpu.key(), ran);
         let state = if !v.online {
             runstate::OFFLINE
-        } else if v.blocked || v.polling_until.is_some() {
+        } else if v.is_waiting() {
             runstate::BLOCKED
         } else {
             runstate::RUNNABLE
         };
-        v.runstate.enter(state, now);
-        // While a vCPU does not run, nobody sees its copy of the run state but other vCPUs of the domain.
-        super::work::publish_runstate(&mut v, &vcpu);
+        super::work::enter_runstate(&mut v, &vcpu, state, now);
     }
     Some(vcpu)
 }
@@ -71,11 +69,11 @@ pub fn load(vcpu: Arc<Vcpu>, frame: &mut Frame) {
     {
         let mut v = vcpu.state.lock();
         *frame = v.regs;
-        v.runstate.enter(runstate::RUNNING, now);
+        v.yielded = false;
         if let Some(l4) = v.active_l4() {
             load_l4(cpu, l4);
         }
-        super::work::publish_runstate(&mut v, &vcpu);
+        super::work::enter_runstate(&mut v, &vcpu, runstate::RUNNING, now);
         desc::load_gdt(gdt_va(vcpu.id));
         desc::load_ldt(ldt_va(vcpu.id), v.ldt_entries);
         load_selector(SegmentRegister::Ds, v.ds);
@@ -90,7 +88,7 @@ pub fn load(vcpu: Arc<Vcpu>, frame: &mut Frame) {
         fpu::set_ts(v.task_switched);
         cpu::load_guest_cr4(v.cr4);
     }
-    cpu.slice_end_ns.set(now + super::sched::SLICE_NS);
+    cpu.slice_end_ns.set(now + crate::domain::sched::SLICE_NS);
     *cpu.current.borrow_mut() = Some(vcpu);
 }
 

@@ -8,6 +8,7 @@ use crate::domain::spec::{Create, GuestSpec, ModuleSpec};
 use crate::frame::{DomId, Mfn, MfnRange, Order, Pfn};
 use crate::log;
 use crate::mm::extents::ExtentMap;
+use crate::mm::lingering::Lingering;
 use crate::mm::page_info::CountFlags;
 use crate::mm::physmem::PhysMem;
 use crate::mm::types::TypeError;
@@ -302,14 +303,18 @@ fn create(host: &Host, module: &Module, name: &str) -> Result<Arc<Domain>, Creat
         }
     };
     write_wallclock(host, shared);
-    let nr_pages = spec.nr_pages();
     let extents = taken.keep();
     let domain = Arc::new(Domain::new(DomainParts {
         id,
         name: name.to_owned(),
         privileged: spec.is_privileged,
         module_string: module.string.clone(),
-        memory: DomainMemory { extents, max_frames: nr_pages, shared_info: shared },
+        memory: DomainMemory {
+            extents,
+            lingering: Lingering::new(),
+            max_frames: spec.max_pages(),
+            shared_info: shared,
+        },
         console: ConsoleRing::new(start.console),
         l4_slots,
         perdomain,
@@ -356,7 +361,8 @@ pub fn fpu_area(host: &Host) -> Option<FpuArea> {
 fn new_state(host: &Host, domain: &Domain, id: u32) -> Result<VcpuState, CreateError> {
     let fpu = fpu_area(host).ok_or(CreateError::NoMemory { frames: 1 })?;
     let info = host.evtchn.lock().vcpu_info(domain.id, id).ok_or(CreateError::Events(Errno::ENOENT))?;
-    let state = VcpuState::new(info, fpu);
+    let mut state = VcpuState::new(info, fpu);
+    state.runstate.entry_ns = crate::x86::tsc::now_ns();
     work::publish_time(&state);
     Ok(state)
 }
@@ -379,7 +385,6 @@ fn first_vcpu(host: &Host, domain: &Domain, start: &crate::domain::builder::Star
     v.online = true;
     v.initialised = true;
     v.runstate.state = runstate::RUNNABLE;
-    v.runstate.entry_ns = crate::x86::tsc::now_ns();
     Ok(v)
 }
 
@@ -392,6 +397,6 @@ fn add_vcpus(host: &Host, domain: &Arc<Domain>, first: VcpuState, nr: u32) -> Re
     }
     let boot = vcpus[0].clone();
     *domain.vcpus.lock() = vcpus;
-    host.sched.lock().enqueue(boot);
+    host.sched.lock().enqueue(boot.key(), boot);
     Ok(())
 }

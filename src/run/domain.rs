@@ -1,13 +1,17 @@
 //! A domain at run time.
 
 use crate::domain::console::ConsoleRing;
-use crate::frame::{DomId, Mfn};
+use crate::domain::watchdog::Watchdogs;
+use crate::frame::{DomId, Mfn, MfnRange};
 use crate::mm::buddy::Block;
 use crate::mm::extents::ExtentMap;
+use crate::mm::frametable::Frames;
+use crate::mm::lingering::Lingering;
 use crate::mm::physmem::PhysMem;
 use crate::run::vcpu::Vcpu;
 use crate::x86::directmap::DirectMap;
 use crate::x86::paging::{self, VCPU_AREA_PAGES};
+use crate::xen::hypercall::vm_assist;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -37,12 +41,40 @@ const RUNS: u32 = u32::MAX;
 
 /// A domain's memory and what the hypervisor knows about it.
 pub struct DomainMemory {
-    /// All frames that the domain owns.
+    /// The frames that the domain owns, with its numbers for them.
     pub extents: ExtentMap,
+    /// Frames that it has given up while something still referred to them.
+    pub lingering: Lingering,
     /// The most frames that it may own.
     pub max_frames: u64,
     /// Frame of its shared_info: a hypervisor page shared with it.
     pub shared_info: Mfn,
+}
+
+impl DomainMemory {
+    /// Frames that count as the domain's, as Xen counts them: also those that it has given up, until the last reference on them goes.
+    pub fn nr_frames(&mut self, frames: &Frames, owner: DomId) -> u64 {
+        self.settle(frames, owner);
+        self.extents.nr_frames().saturating_add(self.lingering.nr_frames())
+    }
+
+    /// False if no more frames may linger.
+    pub fn has_room_for_lingering(&mut self, frames: &Frames, owner: DomId) -> bool {
+        if self.lingering.is_full() {
+            self.settle(frames, owner);
+        }
+        !self.lingering.is_full()
+    }
+
+    /// All ranges of frames that the domain owns.
+    pub fn ranges(&self) -> impl Iterator<Item = MfnRange> + '_ {
+        self.extents.iter().map(|e| e.range()).chain(self.lingering.ranges())
+    }
+
+    /// Forgets frames that have been freed since they were given up.
+    pub fn settle(&mut self, frames: &Frames, owner: DomId) {
+        self.lingering.settle(|mfn| frames.is_lingering(mfn, owner));
+    }
 }
 
 /// vCPUs whose area one table of level 1 maps.
@@ -111,6 +143,8 @@ pub struct Domain {
     pub vcpus: Mutex<Vec<Arc<Vcpu>>>,
     /// Console ring.
     pub console: Mutex<ConsoleRing>,
+    /// Watchdogs.
+    pub watchdogs: Mutex<Watchdogs>,
     /// Slots 256 to 271 for its L4s.
     pub l4_slots: [u64; 16],
     /// The tables of its own area (GDTs and LDTs).
@@ -166,6 +200,7 @@ impl Domain {
             memory: Mutex::new(memory),
             vcpus: Mutex::new(Vec::new()),
             console: Mutex::new(console),
+            watchdogs: Mutex::new(Watchdogs::default()),
             l4_slots,
             perdomain,
             handle,
@@ -177,9 +212,11 @@ impl Domain {
         }
     }
 
-    /// The frames that the hypervisor and the guest both write to from the beginning to the end, grant tables aside: shared_info and the console ring.
-    pub fn shared_frames(&self) -> [Mfn; 2] {
-        [self.memory.lock().shared_info, self.rings.console]
+    /// The frames that the guest shares from the beginning to the end, with the hypervisor or through it: shared_info, the console ring, and the store
+    /// ring if there is one. Those of its grant table are not among them.
+    pub fn shared_frames(&self) -> impl Iterator<Item = Mfn> {
+        let store = Some(self.rings.store).filter(|&mfn| mfn != Mfn::ZERO);
+        [self.memory.lock().shared_info, self.rings.console].into_iter().chain(store)
     }
 
     /// Notes that references on [`Domain::shared_frames`] are held, or are not any more; what was noted before.
@@ -213,6 +250,11 @@ impl Domain {
     /// vm_assist bits.
     pub fn vm_assist(&self) -> u64 {
         self.vm_assist.load(Ordering::Relaxed)
+    }
+
+    /// The guest wants its user programs not to see the M2P (`VMASST_TYPE_m2p_strict`): a table that is used for them loses it.
+    pub fn hides_m2p(&self) -> bool {
+        self.vm_assist() >> vm_assist::TYPE_M2P_STRICT & 1 != 0
     }
 
     /// Sets the vm_assist bits.

@@ -3,6 +3,7 @@
 use crate::cmdline::Options;
 use crate::domain::evtchn::{Effect, Event, EventChannels};
 use crate::domain::grant::GrantTables;
+use crate::domain::sched::Scheduler;
 use crate::frame::{DomId, Maddr, Mfn, MfnRange, Order};
 use crate::memmap::MemMap;
 use crate::mm::buddy::Block;
@@ -14,12 +15,13 @@ use crate::mm::types::{Access, DomainView, Effects, PageTypes, TypeError};
 use crate::region::LuRegion;
 use crate::run::console::ConsoleState;
 use crate::run::domain::Domain;
-use crate::run::sched::Scheduler;
 use crate::run::teardown::Dying;
 use crate::run::vcpu::Vcpu;
+use crate::run::work;
 use crate::x86::cpu::Features;
 use crate::x86::directmap::DirectMap;
 use crate::x86::paging;
+use crate::xen::hypercall::runstate;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -86,7 +88,7 @@ pub struct Host {
     /// Domains that are no more, but for frames that others map.
     pub zombies: Mutex<Vec<Arc<Domain>>>,
     /// Scheduler.
-    pub sched: Mutex<Scheduler>,
+    pub sched: Mutex<Scheduler<Arc<Vcpu>>>,
     /// Console.
     pub console: Mutex<ConsoleState>,
     /// Domains being taken apart.
@@ -160,18 +162,14 @@ impl Host {
     pub fn hold_shared(&self, domain: &Domain) -> Result<(), TypeError> {
         let types = self.types(domain);
         let frames = self.shared_frames(domain);
-        let mut result = Ok(());
-        for (i, &mfn) in frames.iter().enumerate() {
-            result = types.get_page_and_type(mfn, PageType::Writable);
-            if result.is_err() {
-                frames[..i].iter().for_each(|&mfn| types.put_page_and_type(mfn));
-                break;
-            }
+        let hold = |mfn| types.get_page_and_type(mfn, PageType::Writable);
+        let refused = frames.iter().enumerate().find_map(|(n, &mfn)| hold(mfn).err().map(|e| (n, e)));
+        if let Some((held, _)) = refused {
+            frames[..held].iter().for_each(|&mfn| types.put_page_and_type(mfn));
         }
         self.settle(&types, domain);
-        result.map(|()| {
-            domain.set_holds_shared(true);
-        })
+        domain.set_holds_shared(refused.is_none());
+        refused.map_or(Ok(()), |(_, e)| Err(e))
     }
 
     /// Drops what [`Host::hold_shared`] took, and what was taken for frames that came later, if it did.
@@ -187,7 +185,7 @@ impl Host {
     }
 
     fn shared_frames(&self, domain: &Domain) -> Vec<Mfn> {
-        let mut frames = domain.shared_frames().to_vec();
+        let mut frames: Vec<Mfn> = domain.shared_frames().collect();
         frames.extend(crate::run::grants::frames(self, domain.id));
         frames
     }
@@ -215,7 +213,11 @@ impl Host {
         if matches!(event.effect, Effect::Upcall | Effect::Pending) {
             let vcpus = domain.vcpus.lock().clone();
             for vcpu in vcpus {
-                if vcpu.state.lock().polling_until.is_some() {
+                let polls = {
+                    let v = vcpu.state.lock();
+                    v.polling_until.is_some() && (v.poll_port == 0 || v.poll_port == event.port)
+                };
+                if polls {
                     self.wake(&vcpu);
                 }
             }
@@ -227,28 +229,30 @@ impl Host {
         let now = crate::x86::tsc::now_ns();
         let timer = {
             let mut v = vcpu.state.lock();
-            if !v.blocked && v.polling_until.is_none() {
+            if !v.is_waiting() {
                 return;
             }
             v.blocked = false;
-            v.polling_until = None;
+            (v.polling_until, v.poll_port) = (None, 0);
             if !v.online {
                 return;
             }
-            if v.runstate.state == crate::xen::hypercall::runstate::BLOCKED {
-                v.runstate.enter(crate::xen::hypercall::runstate::RUNNABLE, now);
+            if v.runstate.state == runstate::BLOCKED {
+                work::enter_runstate(&mut v, vcpu, runstate::RUNNABLE, now);
             }
             v.next_timer()
         };
         let cpu = crate::x86::percpu::this_cpu();
         let current = cpu.current();
-        let mut sched = self.sched.lock();
-        sched.set_timer(vcpu.key(), timer);
         if current.as_ref().is_some_and(|c| c.key() == vcpu.key()) {
+            self.sched.lock().set_timer(vcpu.key(), timer);
             return;
         }
-        sched.enqueue(vcpu.clone());
-        if current.is_none_or(|c| sched.someone_is_behind(&c)) {
+        let running = current.map(|c| (c.key(), now.saturating_sub(c.state.lock().runstate.entry_ns)));
+        let mut sched = self.sched.lock();
+        sched.set_timer(vcpu.key(), timer);
+        sched.enqueue(vcpu.key(), vcpu.clone());
+        if running.is_none_or(|(key, ran)| sched.someone_is_behind(key, ran)) {
             cpu.reschedule.set(true);
         }
     }

@@ -7,7 +7,6 @@
 //! | [`emulate`], [`msr`] | instructions that only ring 0 may execute, writes to live page tables |
 //! | [`bounce`] | exceptions, events and system calls put onto a guest's stack |
 //! | [`context`] | which vCPU's registers are in the CPU |
-//! | [`sched`] | which vCPU runs next, timers |
 //! | [`work`] | what is due between guests: timers, console, updates, teardown |
 //! | [`create`], [`teardown`] | a domain's beginning and end |
 //!
@@ -24,7 +23,6 @@ pub mod grants;
 pub mod guest_mem;
 pub mod host;
 pub mod msr;
-pub mod sched;
 pub mod teardown;
 pub mod vcpu;
 pub mod work;

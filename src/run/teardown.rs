@@ -3,9 +3,12 @@
 //! Frames that other domains map by grants stay until the last of those mappings is gone. So long the domain is a *zombie*: it never runs again, owns nothing
 //! but these frames, and goes through updates. [`bury`] ends it.
 
+use crate::domain::sched::WATCHDOGS;
 use crate::frame::{Mfn, MfnRange, PAGE_SIZE};
 use crate::log;
+use crate::mm::frametable::Frames;
 use crate::mm::physmem::PhysMem;
+use crate::mm::types::PageTypes;
 use crate::run::create;
 use crate::run::domain::{Domain, Shutdown};
 use crate::run::host::Host;
@@ -29,6 +32,8 @@ enum Stage {
     References,
     /// It still maps grants of others, as far as they know.
     GrantMaps,
+    /// Pages that it gave up while something referred to them are taken apart like any other: they may be tables.
+    Lingering,
     /// Pages below this frame have been given up.
     Pages { at: Mfn },
     /// All pages have been given up; below this frame, those that became free are not its any more.
@@ -60,8 +65,9 @@ pub fn shut_down(domain: &Arc<Domain>, reason: Shutdown) {
         verdict::note(Verdict::Failure);
     }
     for vcpu in domain.vcpus.lock().iter() {
-        host.sched.lock().remove(vcpu);
+        host.sched.lock().remove(vcpu.key());
     }
+    host.sched.lock().remove((domain.id, WATCHDOGS));
     // Peers learn of it as their ports become unbound.
     let _ = host.evtchn.lock().remove_domain(domain.id);
     this_cpu().reschedule.set(true);
@@ -90,7 +96,11 @@ pub fn step(host: &Host) -> bool {
         }
         Stage::GrantMaps => {
             let has_more = host.grants.lock().end_some_maps(&DirectMap, domain.id, STEP_MAPS);
-            Some(if has_more { Stage::GrantMaps } else { Stage::Pages { at: Mfn::ZERO } })
+            Some(if has_more { Stage::GrantMaps } else { Stage::Lingering })
+        }
+        Stage::Lingering => {
+            let has_more = take_back_some(host, &domain);
+            Some(if has_more { Stage::Lingering } else { Stage::Pages { at: Mfn::ZERO } })
         }
         Stage::Pages { at } => {
             let next = give_up_some(host, &domain, at);
@@ -136,16 +146,25 @@ fn drop_vcpu_references(host: &Host, domain: &Domain) {
     host.settle(&types, domain);
 }
 
+/// Puts up to [`STEP_FRAMES`] pages that were given up back among the domain's; false if there were no more.
+fn take_back_some(host: &Host, domain: &Domain) -> bool {
+    let mut memory = domain.memory.lock();
+    for _ in 0..STEP_FRAMES {
+        let Some(mfn) = memory.lingering.take_first() else { return false };
+        if host.frames.is_lingering(mfn, domain.id) {
+            let inserted = memory.extents.insert(None, mfn, 1);
+            assert!(inserted.is_ok(), "what was given up is in no extent (I6)");
+        }
+    }
+    true
+}
+
 /// Gives up to [`STEP_FRAMES`] pages up, from a frame on; the frame to go on from, if there are more.
 fn give_up_some(host: &Host, domain: &Domain, at: Mfn) -> Option<Mfn> {
     let types = host.types(domain);
     let next = for_frames(domain, at, |mfn| {
         host.m2p.set(&DirectMap, mfn, crate::mm::m2p::INVALID);
-        // A page that another still refers to goes when that reference does.
-        if let Err(e) = types.relinquish_page(mfn) {
-            log!("domain", "{} frame {mfn}: {e}", domain.id);
-            verdict::note(Verdict::Error);
-        }
+        relinquish(domain, &types, mfn);
     });
     host.settle(&types, domain);
     next
@@ -237,21 +256,21 @@ pub fn give_up_zombies(host: &Host) {
     bury(host);
 }
 
+/// A page that another still refers to goes when that reference does.
+fn relinquish(domain: &Domain, types: &PageTypes<'_, Frames, DirectMap>, mfn: Mfn) {
+    if let Err(e) = types.relinquish_page(mfn) {
+        log!("domain", "{} frame {mfn}: {e}", domain.id);
+        verdict::note(Verdict::Error);
+    }
+}
+
 fn end(host: &Host, domain: &Arc<Domain>) {
     let types = host.types(domain);
     let shared_info = domain.memory.lock().shared_info;
     DirectMap.zero(shared_info.maddr(), PAGE_SIZE);
-    if let Err(e) = types.relinquish_page(shared_info) {
-        log!("domain", "{} shared_info: {e}", domain.id);
-        verdict::note(Verdict::Error);
-    }
+    relinquish(domain, &types, shared_info);
     let grant_frames = host.grants.lock().remove_domain(domain.id);
-    for mfn in grant_frames {
-        if let Err(e) = types.relinquish_page(mfn) {
-            log!("domain", "{} grant frame {mfn}: {e}", domain.id);
-            verdict::note(Verdict::Error);
-        }
-    }
+    grant_frames.into_iter().for_each(|mfn| relinquish(domain, &types, mfn));
     host.settle(&types, domain);
     for block in domain.perdomain.take_blocks() {
         host.frames.free(block);

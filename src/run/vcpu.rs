@@ -7,7 +7,7 @@ use crate::frame::{DomId, Maddr, Mfn};
 use crate::run::domain::Domain;
 use crate::x86::fpu::FpuArea;
 use crate::x86::traps::Frame;
-use crate::xen::hypercall::runstate;
+use crate::xen::hypercall::{pv, runstate};
 use crate::xen::layout::trap_info;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -15,6 +15,9 @@ use spin::Mutex;
 
 /// Frames of a guest's GDT: entries below 7168.
 pub const GDT_FRAMES: usize = 14;
+
+/// Vector of NMIs, in the trap table too.
+pub const NMI_VECTOR: u8 = 2;
 
 /// One entry of the guest's trap table (public/arch-x86/xen.h, `struct trap_info`).
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -28,6 +31,9 @@ pub struct TrapInfo {
 }
 
 impl TrapInfo {
+    /// Bit of `flags`: delivering it masks events.
+    pub const MASKS_EVENTS: u8 = 4;
+
     /// Reads an entry in the guest's layout; the vector it is for comes first.
     pub fn decode(b: &[u8; trap_info::SIZE]) -> (u8, Self) {
         let word = u64::from_le_bytes([b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]]);
@@ -44,7 +50,7 @@ pub struct Callback {
     pub masks_events: bool,
 }
 
-/// The entries that a guest registers with `callback_op`.
+/// The entries that a guest registers with `callback_op`, but for that of NMIs, which is vector 2 of the trap table.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 #[expect(missing_docs, reason = "the names of the public interface")]
 pub struct Callbacks {
@@ -53,7 +59,6 @@ pub struct Callbacks {
     pub syscall: Callback,
     pub syscall32: Callback,
     pub sysenter: Callback,
-    pub nmi: Callback,
 }
 
 /// Time spent in each state, as `vcpu_runstate_info` counts it.
@@ -147,6 +152,14 @@ pub struct VcpuState {
     pub blocked: bool,
     /// Waiting in `SCHEDOP_poll` until this many nanoseconds of system time (`u64::MAX`: no limit).
     pub polling_until: Option<u64>,
+    /// The one port that it polls; 0 if there are several, or none.
+    pub poll_port: u32,
+    /// It gave its turn away with `SCHEDOP_yield`, and has not run since.
+    pub yielded: bool,
+    /// An NMI waits to be delivered.
+    pub nmi_pending: bool,
+    /// An NMI was delivered, and no iret has ended its handler: the next one waits.
+    pub nmi_masked: bool,
     /// Machine address of its `vcpu_info`.
     pub info: Maddr,
     /// It was moved there by `VCPUOP_register_vcpu_info`.
@@ -209,6 +222,10 @@ impl VcpuState {
             initialised: false,
             blocked: false,
             polling_until: None,
+            poll_port: 0,
+            yielded: false,
+            nmi_pending: false,
+            nmi_masked: false,
             info,
             info_registered: false,
             runstate: RunState { state: runstate::OFFLINE, ..RunState::default() },
@@ -226,7 +243,25 @@ impl VcpuState {
 
     /// May be scheduled, as far as the vCPU itself is concerned. Without page tables it must not: it would run on those of another.
     pub fn is_runnable(&self) -> bool {
-        self.online && !self.blocked && self.polling_until.is_none() && self.active_l4().is_some()
+        self.online && !self.is_waiting() && self.active_l4().is_some()
+    }
+
+    /// Waits in `SCHEDOP_block` or `SCHEDOP_poll`.
+    pub fn is_waiting(&self) -> bool {
+        self.blocked || self.polling_until.is_some()
+    }
+
+    /// It is to be given an NMI before it goes on.
+    pub fn nmi_due(&self) -> bool {
+        self.nmi_pending && !self.nmi_masked
+    }
+
+    /// Takes the handler of NMIs, 0 for none. Its entry masks events, and `int 2` is for nobody, as Xen has it.
+    pub fn set_nmi_handler(&mut self, address: u64) {
+        self.traps[usize::from(NMI_VECTOR)] = match address {
+            0 => TrapInfo::default(),
+            address => TrapInfo { flags: TrapInfo::MASKS_EVENTS, cs: pv::FLAT_KERNEL_CS as u16, address },
+        };
     }
 
     /// The next moment at which a timer of this vCPU is due.

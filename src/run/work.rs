@@ -1,9 +1,12 @@
 //! What is due between guests: timers, console, automatic updates, domains being taken apart.
 
 use crate::cmdline::{Exit, Expect};
+use crate::domain::sched::WATCHDOGS;
+use crate::frame::{DomId, Mfn};
 use crate::log;
 use crate::lu::update;
 use crate::mm::physmem::PhysMem;
+use crate::run::domain::Shutdown;
 use crate::run::guest_mem::GuestMem;
 use crate::run::host::{Host, host};
 use crate::run::vcpu::{Vcpu, VcpuState};
@@ -13,8 +16,9 @@ use crate::x86::directmap::DirectMap;
 use crate::x86::percpu::this_cpu;
 use crate::x86::traps::{self, Frame};
 use crate::x86::{apic, tsc};
-use crate::xen::hypercall::{RUNSTATE_UPDATE, runstate, virq, vm_assist};
+use crate::xen::hypercall::{RUNSTATE_UPDATE, runstate, shutdown, virq, vm_assist};
 use crate::xen::layout::{vcpu_info, vcpu_runstate_info, vcpu_time_info};
+use alloc::sync::Arc;
 use x86_64::instructions::interrupts;
 
 /// Everything that is due now.
@@ -24,7 +28,9 @@ pub fn run(frame: &mut Frame) {
     loop {
         let due = host.sched.lock().take_due(now);
         let Some((domain, vcpu)) = due else { break };
-        if let Some(vcpu) = host.domain(domain).and_then(|d| d.vcpu(vcpu)) {
+        if vcpu == WATCHDOGS {
+            watchdog_due(host, domain, now);
+        } else if let Some(vcpu) = host.domain(domain).and_then(|d| d.vcpu(vcpu)) {
             timer_due(host, &vcpu, now);
         }
     }
@@ -58,7 +64,19 @@ fn next_deadline(host: &Host, now: u64) -> u64 {
     slice.min(timer).min(console::next_poll(host)).min(update::next_tick(host)).min(teardown)
 }
 
-fn timer_due(host: &Host, vcpu: &alloc::sync::Arc<Vcpu>, now: u64) {
+/// A watchdog of a domain has run out.
+fn watchdog_due(host: &Host, id: DomId, now: u64) {
+    let Some(domain) = host.domain(id) else { return };
+    let next = domain.watchdogs.lock().next();
+    if next.is_some_and(|end| end <= now) {
+        log!("domain", "{id} {}: a watchdog ran out", domain.name);
+        teardown::shut_down(&domain, Shutdown(shutdown::WATCHDOG));
+    } else {
+        host.sched.lock().set_timer((id, WATCHDOGS), next);
+    }
+}
+
+fn timer_due(host: &Host, vcpu: &Arc<Vcpu>, now: u64) {
     let (raise, wake, next) = {
         let mut v = vcpu.state.lock();
         let mut raise = false;
@@ -91,14 +109,14 @@ fn timer_due(host: &Host, vcpu: &alloc::sync::Arc<Vcpu>, now: u64) {
 pub fn switch(frame: &mut Frame, goes_on: bool) {
     let host = host();
     if goes_on && !host.sched.lock().is_contended() {
-        this_cpu().slice_end_ns.set(tsc::now_ns() + super::sched::SLICE_NS);
+        this_cpu().slice_end_ns.set(tsc::now_ns() + crate::domain::sched::SLICE_NS);
         return;
     }
     let previous = context::save_current(frame);
     if let Some(previous) = previous
         && goes_on
     {
-        host.sched.lock().enqueue(previous);
+        requeue(host, previous);
     }
     loop {
         let next = host.sched.lock().pick();
@@ -114,6 +132,17 @@ pub fn switch(frame: &mut Frame, goes_on: bool) {
             }
             Some(_) => {}
         }
+    }
+}
+
+/// Queues a vCPU that was taken out of the CPU and wants to run on.
+pub fn requeue(host: &Host, vcpu: Arc<Vcpu>) {
+    let yielded = vcpu.state.lock().yielded;
+    let mut sched = host.sched.lock();
+    if yielded {
+        sched.enqueue_yielded(vcpu.key(), vcpu);
+    } else {
+        sched.enqueue(vcpu.key(), vcpu);
     }
 }
 
@@ -161,10 +190,25 @@ fn finish_if_all_are_down(host: &Host) {
     traps::finish(verdict::worst());
 }
 
+/// A vCPU's run state changes; the guest sees it at once, where it wants it.
+pub fn enter_runstate(v: &mut VcpuState, vcpu: &Vcpu, state: u32, now: u64) {
+    v.runstate.enter(state, now);
+    publish_runstate(v, vcpu);
+}
+
 /// Writes the vCPU's run state to where the guest wants it.
-pub fn publish_runstate(v: &mut VcpuState, vcpu: &Vcpu) {
+fn publish_runstate(v: &VcpuState, vcpu: &Vcpu) {
+    if let Some(l4) = v.kernel_l4 {
+        publish_runstate_by(l4, v, vcpu);
+    }
+}
+
+/// The same by given page tables: a vCPU whose area is registered by another may have none of its own yet.
+pub fn publish_runstate_by(l4: Mfn, v: &VcpuState, vcpu: &Vcpu) {
     use vcpu_runstate_info as f;
-    let (true, Some(l4)) = (v.runstate.area_va != 0, v.kernel_l4) else { return };
+    if v.runstate.area_va == 0 {
+        return;
+    }
     let flag = vcpu.domain.vm_assist() >> vm_assist::TYPE_RUNSTATE_UPDATE_FLAG & 1 != 0;
     let r = v.runstate;
     let mut bytes = [0u8; f::SIZE];
@@ -199,6 +243,8 @@ pub fn publish_time(v: &VcpuState) {
     bytes[f::SYSTEM_TIME..f::SYSTEM_TIME + 8].copy_from_slice(&clock.anchor_ns.to_le_bytes());
     bytes[f::TSC_TO_SYSTEM_MUL..f::TSC_TO_SYSTEM_MUL + 4].copy_from_slice(&clock.scale.mul.to_le_bytes());
     bytes[f::TSC_SHIFT] = clock.scale.shift as u8;
+    // One anchor and one scale for all vCPUs and for ever, on one TSC: whoever reads it later never computes an earlier time.
+    bytes[f::FLAGS] = f::TSC_STABLE;
     let at = v.info.offset(vcpu_info::TIME as u64);
     let mut found = [0u8; f::SIZE];
     DirectMap.read(at, &mut found);
@@ -213,9 +259,11 @@ pub fn publish_time(v: &VcpuState) {
     DirectMap.write(at, &version.wrapping_add(1).to_le_bytes());
 }
 
-/// Writes the clock into the copy that the guest has registered.
-pub fn publish_time_copy(v: &VcpuState) {
-    let (true, Some(l4)) = (v.time_area_va != 0, v.kernel_l4) else { return };
+/// Writes the clock into the copy that the guest has registered, by the page tables of whoever registers it.
+pub fn publish_time_copy(l4: Mfn, v: &VcpuState) {
+    if v.time_area_va == 0 {
+        return;
+    }
     let mut bytes = [0u8; vcpu_time_info::SIZE];
     DirectMap.read(v.info.offset(vcpu_info::TIME as u64), &mut bytes);
     // A guest that has unmapped its area gets nothing, as with Xen.

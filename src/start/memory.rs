@@ -14,7 +14,7 @@ use crate::frame::{CHUNK_FRAMES, CHUNK_SIZE, DomId, Maddr, Mfn, MfnRange, Order,
 use crate::log;
 use crate::memmap::MemMap;
 use crate::mm::bootmem::{BootAlloc, BootBlock, OutOfBootMemory};
-use crate::mm::frametable::{ChunkEntry, ClaimError, Frames, InitError, NR_SLABS, Split, SplitSlab};
+use crate::mm::frametable::{ChunkEntry, ClaimError, Frames, InitError, NR_SLABS, Split, SplitSlab, boot_slab_splits};
 use crate::mm::physmem::PhysMem;
 use crate::ranges::RangeSet;
 use crate::region::LuRegion;
@@ -27,9 +27,6 @@ use spin::Once;
 
 /// Region at the first boot if the command line says nothing.
 const DEFAULT_REGION_BYTES: u64 = 32 << 20;
-/// Splits added to the pool at a time.
-const SPLITS_AT_A_TIME: u64 = 8;
-
 static SLABS: [SplitSlab; NR_SLABS] = [const { SplitSlab::new() }; NR_SLABS];
 static FRAMES: Once<Frames> = Once::new();
 
@@ -173,10 +170,16 @@ fn into_bytes(block: BootBlock) -> &'static mut [u8] {
     unsafe { directmap::slice_mut(at, range.len_bytes() as usize) }
 }
 
-fn feed(frames: &Frames, boot: &mut BootAlloc, splits: u64) -> Result<(), Fatal> {
-    let bytes = splits * size_of::<Split>() as u64;
-    let out = |e: OutOfBootMemory| Fatal::NoBootMemory { what: "page records", left: e.left };
-    let block = boot.alloc(bytes.div_ceil(PAGE_SIZE), Order::PAGE).map_err(out)?;
+/// Adds at least `needed` splits to the pool, a slab of them if there is room for one.
+fn feed(frames: &Frames, boot: &mut BootAlloc, needed: u64) -> Result<(), Fatal> {
+    let mut splits = boot_slab_splits(frames.lock().pool().nr_slabs()).max(needed);
+    let block = loop {
+        match boot.alloc((splits * size_of::<Split>() as u64).div_ceil(PAGE_SIZE), Order::PAGE) {
+            Ok(block) => break block,
+            Err(_) if splits > needed => splits = (splits / 2).max(needed),
+            Err(e) => return Err(Fatal::NoBootMemory { what: "page records", left: e.left }),
+        }
+    };
     let slab: &'static [Split] = into_slice(block, splits as usize);
     frames.lock().pool().feed(slab).map_err(|_| Fatal::TooManyRanges)
 }
@@ -200,7 +203,7 @@ impl Mapped {
                 match result {
                     Ok(()) => break,
                     Err(InitError::NoRecords { needed, .. }) => {
-                        feed(frames, &mut boot, needed.max(SPLITS_AT_A_TIME))?;
+                        feed(frames, &mut boot, needed)?;
                     }
                     Err(e) => return Err(Fatal::Frametable(e)),
                 }
@@ -232,7 +235,7 @@ impl Framed {
             match self.frames.claim(range, owner) {
                 Ok(()) => return Ok(()),
                 Err(ClaimError::NoRecords { needed, .. }) => {
-                    feed(self.frames, &mut self.boot, needed.max(SPLITS_AT_A_TIME)).map_err(ClaimOrFatal::Fatal)?;
+                    feed(self.frames, &mut self.boot, needed).map_err(ClaimOrFatal::Fatal)?;
                 }
                 Err(e) => return Err(ClaimOrFatal::Claim(e)),
             }

@@ -13,6 +13,7 @@ pub mod memory;
 pub mod selftest;
 
 use crate::cmdline::{self, BadRegionSpec};
+use crate::domain::sched::Scheduler;
 use crate::frame::{DomId, Maddr, Mfn, MfnRange, Order};
 use crate::log;
 use crate::lu::restore::{HostParts, Incoming, RestoreError};
@@ -22,8 +23,8 @@ use crate::mm::m2p::M2p;
 use crate::mm::physmem::PhysMem;
 use crate::region::RegionError;
 use crate::run::console::ConsoleState;
+use crate::run::create;
 use crate::run::host::{self, Host, Module};
-use crate::run::{create, sched::Scheduler};
 use crate::time::Clock;
 use crate::verdict::Verdict;
 use crate::x86::directmap::DirectMap;

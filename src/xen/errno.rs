@@ -46,6 +46,8 @@ pub enum Errno {
     ENOSPC = 28,
     /// Read-only.
     EROFS = 30,
+    /// A number is out of a function's domain.
+    EDOM = 33,
     /// A number is out of range.
     ERANGE = 34,
     /// Would wait for ever.
@@ -105,6 +107,7 @@ impl Errno {
         Self::EINVAL,
         Self::ENOSPC,
         Self::EROFS,
+        Self::EDOM,
         Self::ERANGE,
         Self::EDEADLK,
         Self::ENOSYS,

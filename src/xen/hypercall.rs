@@ -167,6 +167,14 @@ pub mod feature {
     pub const VCPU_TIME_PHYS_AREA: u32 = 19;
 }
 
+/// Sub-operations of `nmi_op`.
+pub mod nmi_op {
+    /// `register_callback`.
+    pub const REGISTER_CALLBACK: u64 = 0;
+    /// `unregister_callback`.
+    pub const UNREGISTER_CALLBACK: u64 = 1;
+}
+
 /// Sub-operations of `sched_op`.
 pub mod sched_op {
     /// `yield`.
@@ -283,6 +291,8 @@ pub mod evtchn_op {
     pub const EXPAND_ARRAY: u64 = 12;
     /// `set_priority`.
     pub const SET_PRIORITY: u64 = 13;
+    /// `reset_cont`: how Xen calls itself to go on with `reset`.
+    pub const RESET_CONT: u64 = 14;
 }
 
 /// What `event_channel_op` status says of a port.

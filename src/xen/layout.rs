@@ -152,6 +152,8 @@ pub mod vcpu_time_info {
     pub const TSC_SHIFT: usize = 28;
     /// u8: bit 0, the TSC is stable across vCPUs.
     pub const FLAGS: usize = 29;
+    /// Bit of `FLAGS`.
+    pub const TSC_STABLE: u8 = 1;
     /// Bytes in the structure.
     pub const SIZE: usize = 32;
 

@@ -9,7 +9,7 @@ use std::process::Command;
 /// The two builds of the hypervisor and the feature that tells them apart.
 pub const KERNELS: [(&str, &[&str]); 2] = [("luxen", &[]), ("luxen-next", &["--features", "next"])];
 /// The test guests.
-pub const GUESTS: [&str; 6] = ["pulse", "memory", "tables", "events", "grants", "updater"];
+pub const GUESTS: [&str; 8] = ["pulse", "memory", "tables", "events", "grants", "updater", "smp", "balloon"];
 /// The hypervisor's target.
 pub const KERNEL_TARGET: &str = "x86_64-xen.json";
 /// The guests' target.

@@ -36,8 +36,8 @@ struct Cli {
 enum Verb {
     /// Compile both builds of the hypervisor and the test guests.
     ///
-    /// Leaves luxen, luxen-next, pulse, memory, tables, events, grants and updater in target/luxen/. Both builds of the
-    /// hypervisor carry their SHA-256 in an ELF note, which an update checks. The files of the same names with `.debug` behind them
+    /// Leaves luxen, luxen-next and the guests of tests/guests (pulse, memory, tables...) in target/luxen/. Both builds of the hypervisor
+    /// carry their SHA-256 in an ELF note, which an update checks. The files of the same names with `.debug` behind them
     /// have the line tables.
     Build,
     /// Make the bootable ISO image of the main job.

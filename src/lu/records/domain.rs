@@ -1,8 +1,8 @@
-//! The record that begins a domain.
+//! The record that begins a domain, and that of its watchdogs.
 
 use super::super::stream::{Body, ByteSource, RecordError, Sink};
 use super::text::Name;
-use super::{DOMAIN_BEGIN, NO_MFN, SavedRecord};
+use super::{DOMAIN_BEGIN, LU_WATCHDOGS, NO_MFN, SavedRecord};
 use crate::frame::{DomId, Mfn};
 use bitflags::bitflags;
 
@@ -105,5 +105,27 @@ impl SavedRecord for DomainBegin {
         };
         body.reserved(24)?;
         Ok(saved)
+    }
+}
+
+/// A domain's watchdogs. Absent if none is in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LuWatchdogs {
+    /// System time at which each runs out, 0 for one that is not in use.
+    pub ends_ns: [u64; 2],
+}
+
+impl SavedRecord for LuWatchdogs {
+    const KIND: u32 = LU_WATCHDOGS;
+    const LEN_BYTES: u64 = 16;
+
+    fn encode(&self, out: &mut impl Sink) {
+        for end in self.ends_ns {
+            out.put_u64(end);
+        }
+    }
+
+    fn decode_fields<S: ByteSource + ?Sized>(body: &mut Body<'_, S>) -> Result<Self, RecordError> {
+        Ok(Self { ends_ns: [body.u64()?, body.u64()?] })
     }
 }

@@ -8,8 +8,8 @@ use super::super::stream::{Body, ByteSource, Dest, RecordError, Sink, WriteError
 use super::global::XenPagesKind;
 use super::items::{Channel, GrantInUse, GrantMap, M2pBlock, Pin, SavedExtent, Stage};
 use super::{
-    LU_EVTCHN, LU_EXTENTS, LU_GRANT_MAPS, LU_GRANTS, LU_GRANTS_IN_USE, LU_LINEAR, LU_M2P, LU_PINNED, LU_STAGES,
-    LU_XEN_PAGES,
+    LU_EVTCHN, LU_EXTENTS, LU_GRANT_MAPS, LU_GRANTS, LU_GRANTS_IN_USE, LU_LINEAR, LU_LINGERING, LU_M2P, LU_PINNED,
+    LU_STAGES, LU_XEN_PAGES,
 };
 use crate::frame::Mfn;
 use core::marker::PhantomData;
@@ -279,6 +279,13 @@ impl<'w, D: Dest> ListWriter<'w, D, Pin, 1> {
     /// For LU_LINEAR.
     pub fn linear(out: &'w mut Writer<D>) -> Self {
         Self::new(out, LU_LINEAR, None, ITEMS_PER_RECORD)
+    }
+}
+
+impl<'w, D: Dest> ListWriter<'w, D, Mfn, 1> {
+    /// For LU_LINGERING.
+    pub fn lingering(out: &'w mut Writer<D>) -> Self {
+        Self::new(out, LU_LINGERING, None, ITEMS_PER_RECORD)
     }
 }
 

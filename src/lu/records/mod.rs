@@ -31,7 +31,7 @@ mod text;
 mod validate;
 mod vcpu;
 
-pub use domain::{DomainBegin, DomainFlags};
+pub use domain::{DomainBegin, DomainFlags, LuWatchdogs};
 pub use global::{HostFlags, LuHost, LuLog, LuModule, LuTime, LuVersion, StreamVersion, XenPagesKind, stage};
 pub use items::{Channel, ChannelState, ExtentError, GrantInUse, GrantMap, M2pBlock, Pin, SavedExtent, Stage};
 pub use libxc::{
@@ -42,6 +42,8 @@ pub use lists::{Grants, GrantsHead, Item, Items, ItemsIter, ListWriter, XenPages
 pub use text::{Name, NameError, TEXT_LEN_MAX};
 pub use validate::{Summary, validate};
 pub use vcpu::{CallbackMasks, Callbacks, LuVcpu, Runstate, VcpuFlags, VcpuPending};
+
+use crate::frame::Mfn;
 
 use super::stream::{
     Body, ByteSource, Dest, REC_TYPE_END, REC_TYPE_LIVE_UPDATE, Reader, Record, RecordError, Sink, StreamError,
@@ -111,10 +113,14 @@ kinds! {
     LU_LINEAR = 0x4000_0017,
     /// What the domain has written of a console line that is not complete yet.
     LU_CONSOLE = 0x4000_0018,
+    /// Frames that the domain has given up and that something still refers to.
+    LU_LINGERING = 0x4000_0019,
     /// Which entries of the domain's grant table are in use.
     LU_GRANTS_IN_USE = 0x4000_001a,
     /// Which grants of other domains the domain maps.
     LU_GRANT_MAPS = 0x4000_001b,
+    /// When the domain's watchdogs run out.
+    LU_WATCHDOGS = 0x4000_001d,
     /// A domain ends.
     DOMAIN_END = 0x4000_001f,
     /// libxc: width and page-table levels of a PV guest.
@@ -138,6 +144,7 @@ const _: () = assert!(LU_TIME == 0x4000_0001 && LU_HOST == 0x4000_0008);
 const _: () = assert!(DOMAIN_BEGIN == 0x4000_0010 && LU_GRANTS == 0x4000_0016 && DOMAIN_END == 0x4000_001f);
 const _: () = assert!(LU_LINEAR == 0x4000_0017 && LU_CONSOLE == 0x4000_0018);
 const _: () = assert!(LU_GRANTS_IN_USE == 0x4000_001a && LU_GRANT_MAPS == 0x4000_001b);
+const _: () = assert!(LU_LINGERING == 0x4000_0019 && LU_WATCHDOGS == 0x4000_001d);
 const _: () = assert!(SHARED_INFO == 7 && X86_TSC_INFO == 8 && STATIC_DATA_END == 16);
 
 /// What "no frame" is written as.
@@ -222,6 +229,10 @@ pub enum AnyRecord<'a, S: ?Sized> {
     Linear(Items<'a, S, Pin, 1>),
     /// [`LU_CONSOLE`]: the bytes.
     Console(Body<'a, S>),
+    /// [`LU_LINGERING`]
+    Lingering(Items<'a, S, Mfn, 1>),
+    /// [`LU_WATCHDOGS`]
+    Watchdogs(LuWatchdogs),
     /// [`DOMAIN_END`]
     DomainEnd,
     /// [`X86_PV_INFO`]
@@ -265,6 +276,8 @@ impl<'a, S: ByteSource + ?Sized> AnyRecord<'a, S> {
             LU_GRANT_MAPS => Items::decode(body).map(Self::GrantMaps),
             LU_LINEAR => Items::decode(body).map(Self::Linear),
             LU_CONSOLE => text::decode(body).map(Self::Console),
+            LU_LINGERING => Items::decode(body).map(Self::Lingering),
+            LU_WATCHDOGS => LuWatchdogs::decode(body).map(Self::Watchdogs),
             DOMAIN_END => body.finish().map(|()| Self::DomainEnd),
             X86_PV_INFO => PvInfo::decode(body).map(Self::PvInfo),
             X86_PV_P2M_FRAMES => P2mFrames::decode(body).map(Self::P2mFrames),

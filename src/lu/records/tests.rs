@@ -118,7 +118,7 @@ fn vcpu() -> LuVcpu {
             masks: CallbackMasks::SYSCALL | CallbackMasks::NMI,
         },
         iopl: 1,
-        pending: VcpuPending::NMI,
+        pending: VcpuPending::NMI | VcpuPending::NMI_MASKED,
         poll_until_ns: 0xd0,
         iobmp: 0xd1,
         iobmp_nr_ports: 0x1_0000,
@@ -206,7 +206,7 @@ fn a_vcpu_is_as_the_document_says() {
         [(80, 8, 0xb2), (88, 8, 0xb3), (96, 8, 0xa3), (104, 8, 0xa4)],
         [(112, 8, 0xa5), (120, 8, 0xa6), (128, 8, 0xc0), (136, 8, 0xc1)],
         [(144, 8, 0xc2), (152, 8, 0xc3), (160, 8, 0xc4), (168, 8, 0xc5)],
-        [(176, 4, 36), (180, 4, 1), (184, 4, 1), (192, 8, 0xd0)],
+        [(176, 4, 36), (180, 4, 1), (184, 4, 5), (192, 8, 0xd0)],
         [(200, 8, 0xd1), (208, 4, 0x1_0000), (212, 4, 0), (216, 8, 0)],
     ];
     let bytes = layout(256, fields.as_flattened());
@@ -215,7 +215,7 @@ fn a_vcpu_is_as_the_document_says() {
         &bytes,
         &[(4, 4, 64), (16, 8, 1 << 40), (32, 4, 4), (32, 4, 4040), (32, 4, 4096), (48, 4, 4), (176, 4, 64)],
     );
-    refuse::<LuVcpu>(&bytes, &[(180, 4, 4), (184, 4, 4), (208, 4, 0x1_0001)]);
+    refuse::<LuVcpu>(&bytes, &[(180, 4, 4), (184, 4, 8), (208, 4, 0x1_0001)]);
 }
 
 #[test]
@@ -553,6 +553,12 @@ fn names_are_printable_and_padded() {
 }
 
 #[test]
+fn watchdogs_are_as_the_document_says() {
+    let bytes = layout(16, &[(8, 8, 0x1122_3344_5566_7788)]);
+    check(&LuWatchdogs { ends_ns: [0, 0x1122_3344_5566_7788] }, &bytes, &[]);
+}
+
+#[test]
 fn tables_named_by_their_own_level_are_listed_as_pins_are_and_an_unfinished_line_is_any_bytes() {
     let pins = [Pin::try_new(Mfn::new(0x11), 3).unwrap(), Pin::try_new(Mfn::new(0x12), 4).unwrap()];
     let mut out = Writer::new(Vec::new());
@@ -573,6 +579,27 @@ fn tables_named_by_their_own_level_are_listed_as_pins_are_and_an_unfinished_line
     let second = records.next_record().unwrap().unwrap();
     let Ok(AnyRecord::Console(line)) = AnyRecord::decode(&second) else { panic!("not the line that was written") };
     assert_eq!(line.to_vec(), Ok(b"half a \0line".to_vec()));
+}
+
+#[test]
+fn lingering_frames_are_listed_one_by_one() {
+    let frames = [Mfn::new(0x11), Mfn::new((1 << 40) - 1)];
+    let mut out = Writer::new(Vec::new());
+    assert_eq!(ListWriter::lingering(&mut out).finish(), Ok(0), "no frames, no record");
+    let mut list = ListWriter::lingering(&mut out);
+    frames.iter().for_each(|mfn| list.push(mfn));
+    assert_eq!(list.finish(), Ok(2));
+    out.finish().unwrap();
+    let mut bytes = out.into_dest();
+    assert_eq!(bytes[..24], layout(24, &[(0, 4, 0x4000_0019), (4, 4, 16), (8, 8, 0x11), (16, 8, 0xff_ffff_ffff)]));
+    let found = |bytes: &Vec<u8>| {
+        let record = reader(bytes).next_record().unwrap().unwrap();
+        let Ok(AnyRecord::Lingering(found)) = AnyRecord::decode(&record) else { panic!("not what was written") };
+        found.iter().collect::<Result<Vec<_>, _>>()
+    };
+    assert_eq!(found(&bytes), Ok(frames.to_vec()));
+    bytes[8 + 5] = 1;
+    assert_eq!(found(&bytes), Err(RecordError::BadValue { offset: 0, found: 1 << 40 | 0x11 }));
 }
 
 #[test]

@@ -7,9 +7,9 @@
 use super::super::stream::{ByteSource, OrderRule, REC_TYPE_END, Reader, Record, StreamError};
 use super::{
     AnyRecord, DOMAIN_END, DomainBegin, DomainFlags, LU_CMDLINE, LU_CMDLINE_MODULE, LU_CONSOLE, LU_EVTCHN, LU_EXTENTS,
-    LU_GRANT_MAPS, LU_GRANTS, LU_GRANTS_IN_USE, LU_HOST, LU_LINEAR, LU_LOG, LU_M2P, LU_PINNED, LU_STAGES, LU_TIME,
-    LU_VCPU, LU_VERSION, LuVcpu, LuVersion, SHARED_INFO, STATIC_DATA_END, VcpuFlags, X86_PV_INFO, X86_PV_P2M_FRAMES,
-    X86_PV_VCPU_BASIC, X86_PV_VCPU_XSAVE, X86_TSC_INFO,
+    LU_GRANT_MAPS, LU_GRANTS, LU_GRANTS_IN_USE, LU_HOST, LU_LINEAR, LU_LINGERING, LU_LOG, LU_M2P, LU_PINNED, LU_STAGES,
+    LU_TIME, LU_VCPU, LU_VERSION, LU_WATCHDOGS, LuVcpu, LuVersion, SHARED_INFO, STATIC_DATA_END, VcpuFlags,
+    X86_PV_INFO, X86_PV_P2M_FRAMES, X86_PV_VCPU_BASIC, X86_PV_VCPU_XSAVE, X86_TSC_INFO,
 };
 use crate::frame::DomId;
 use alloc::vec::Vec;
@@ -25,7 +25,7 @@ pub struct Summary {
     pub nr_vcpus: u64,
     /// Extents of all domains.
     pub nr_extents: u64,
-    /// Frames in them.
+    /// Frames of all domains: in them, or lingering.
     pub nr_pages: u64,
     /// Frames pinned as page tables.
     pub nr_pinned: u64,
@@ -116,6 +116,7 @@ impl Seen {
             LU_CMDLINE_MODULE => 1 << 11,
             LU_GRANTS => 1 << 12,
             LU_CONSOLE => 1 << 15,
+            LU_WATCHDOGS => 1 << 29,
             X86_PV_VCPU_BASIC => 1 << 13,
             X86_PV_VCPU_XSAVE => 1 << 14,
             _ => 0,
@@ -245,7 +246,7 @@ struct Walk {
 /// True for what stands inside a domain's bracket.
 fn is_of_domain(kind: u32) -> bool {
     matches!(kind, LU_EXTENTS | LU_PINNED | LU_EVTCHN | LU_VCPU | LU_CMDLINE_MODULE | LU_GRANTS | DOMAIN_END)
-        || matches!(kind, LU_LINEAR | LU_CONSOLE | LU_GRANTS_IN_USE | LU_GRANT_MAPS)
+        || matches!(kind, LU_LINEAR | LU_CONSOLE | LU_GRANTS_IN_USE | LU_GRANT_MAPS | LU_LINGERING | LU_WATCHDOGS)
         || matches!(kind, X86_PV_INFO | X86_PV_P2M_FRAMES | X86_PV_VCPU_BASIC | X86_PV_VCPU_XSAVE)
         || matches!(kind, SHARED_INFO | X86_TSC_INFO | STATIC_DATA_END)
 }
@@ -373,6 +374,13 @@ fn in_domain<S: ByteSource + ?Sized>(
         AnyRecord::Linear(tables) => {
             for table in tables {
                 table.map_err(item)?;
+            }
+        }
+        // They are the domain's as much as its extents are.
+        AnyRecord::Lingering(frames) => {
+            for mfn in frames {
+                mfn.map_err(item)?;
+                sum.nr_pages = sum.nr_pages.saturating_add(1);
             }
         }
         AnyRecord::Channels(channels) => {

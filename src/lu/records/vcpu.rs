@@ -25,13 +25,15 @@ bitflags! {
 }
 
 bitflags! {
-    /// What waits to be delivered to a vCPU besides events.
+    /// What waits to be delivered to a vCPU besides events, and what keeps it back.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct VcpuPending: u32 {
         /// A non-maskable interrupt.
         const NMI = 1;
         /// A machine check.
         const MCE = 2;
+        /// Not itself pending: the handler of an NMI has not ended, so that the next one waits.
+        const NMI_MASKED = 4;
     }
 }
 
@@ -67,7 +69,7 @@ pub struct Callbacks {
     pub syscall32: u64,
     /// For sysenter.
     pub sysenter: u64,
-    /// For NMIs.
+    /// For NMIs; 0 if the trap table says it.
     pub nmi: u64,
     /// Which of them mask events.
     pub masks: CallbackMasks,

@@ -103,6 +103,11 @@ impl Frames {
         self.lock().into_domain(block, owner, flags)
     }
 
+    /// True if `owner` has given a frame up and something still refers to it: [`PageInfo::is_lingering`].
+    pub fn is_lingering(&self, mfn: Mfn, owner: DomId) -> bool {
+        self.table.record(mfn).is_some_and(|page| page.is_lingering(owner))
+    }
+
     /// The record of a frame, with a reference taken for `owner`. In contrast to [`PageLookup::page`] and then [`PageInfo::get_page`], nobody can
     /// free the frame in between.
     pub fn get_page(&self, mfn: Mfn, owner: DomId) -> Result<&PageInfo, GetPageError> {

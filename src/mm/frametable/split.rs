@@ -54,13 +54,27 @@ impl Default for SplitSlab {
     }
 }
 
-/// Places for slabs that serve any machine: the slabs taken from the heap grow, the first [`SLABS_PER_ORDER`] are 2 MiB, the next 4 MiB,
-/// and so on.
+/// Places for slabs that serve any machine. Slabs grow with their number: those of boot as [`boot_slab_splits`] says, and of those taken from the heap
+/// the first [`SLABS_PER_ORDER`] are 2 MiB, the next 4 MiB, and so on.
 pub const NR_SLABS: usize = 1024;
 /// Slabs before the next larger order is asked for.
 pub const SLABS_PER_ORDER: usize = 64;
 /// Most splits in a slab.
 pub const SLAB_SPLITS: usize = 1 << 16;
+
+/// Splits in the first slabs of boot, and slabs of boot before the next ones are twice as long.
+const BOOT_SLAB_SPLITS: u64 = 8;
+const BOOT_SLABS_PER_SIZE: usize = 8;
+
+/// How long a slab should be that boot feeds to a pool with so many: a quarter of what the pool has at most, in the long run an eighth, so that
+/// little stays unused; and so long that a region full of page records has its place.
+pub const fn boot_slab_splits(nr_slabs: usize) -> u64 {
+    let doublings = nr_slabs / BOOT_SLABS_PER_SIZE;
+    let most = SLAB_SPLITS as u64;
+    if doublings >= 13 { most } else { BOOT_SLAB_SPLITS << doublings }
+}
+
+const _: () = assert!(boot_slab_splits(usize::MAX) == BOOT_SLAB_SPLITS << 13);
 
 /// A slab was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,5 +202,54 @@ impl SplitPool {
             at = split_at(self.slabs, SplitId(at - 1)).pages[0].link_next.load(Ordering::Relaxed);
         }
         Some(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Slabs that boot makes of `room` splits' memory when each of them is needed: as long as they should be, or half as long again and again until
+    /// there is room.
+    fn nr_slabs_in(room: u64) -> usize {
+        let (mut left, mut nr_slabs) = (room, 0);
+        while left > 0 {
+            let mut splits = boot_slab_splits(nr_slabs);
+            while splits > left {
+                splits /= 2;
+            }
+            left -= splits;
+            nr_slabs += 1;
+        }
+        nr_slabs
+    }
+
+    #[test]
+    fn the_largest_region_has_a_place_for_all_its_records() {
+        // The region lies below 4 GiB; the smallest split that there can be has records of 32 bytes.
+        let most = (4 << 30) / (CHUNK_FRAMES * 32);
+        for room in [1, 7, 8, 63, 64, 8191, 8192, 100_000, most] {
+            let nr_slabs = nr_slabs_in(room);
+            assert!(nr_slabs <= NR_SLABS / 4, "{room} splits take {nr_slabs} places");
+            // The heap's own slabs begin small nevertheless.
+            assert!(nr_slabs / SLABS_PER_ORDER <= 2, "{room} splits take {nr_slabs} places");
+        }
+    }
+
+    #[test]
+    fn slabs_of_one_length_would_not_have_a_place_for_all() {
+        let of_eight = |room: u64| room.div_ceil(BOOT_SLAB_SPLITS) as usize;
+        assert!(of_eight(8200) > NR_SLABS && nr_slabs_in(8200) < 100);
+    }
+
+    #[test]
+    fn slabs_grow_no_faster_than_the_pool() {
+        let mut total = 0;
+        for nr_slabs in 0..200 {
+            let splits = boot_slab_splits(nr_slabs);
+            assert!(splits <= SLAB_SPLITS as u64);
+            assert!(nr_slabs < BOOT_SLABS_PER_SIZE || splits * 4 <= total, "slab {nr_slabs} of {splits} after {total}");
+            total += splits;
+        }
     }
 }

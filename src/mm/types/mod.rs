@@ -16,7 +16,8 @@
 //! - **T2** A frame with a type count above 0 is validated for its type, or one caller is just validating it.
 //! - **T3** A validated table holds exactly the references that its present entries stand for, and no others; a table that
 //!   loses its last type reference gives them back at once.
-//! - **T4** Slots 256 to 271 of a validated level-4 table are the hypervisor's and hold what the domain's template says.
+//! - **T4** Slots 256 to 271 of a validated level-4 table are the hypervisor's and hold what the domain's template says; slot 256, the
+//!   M2P, may be empty in a table for user programs.
 //! - **T5** A table that has entries naming other tables of its own level is not itself named so (an entry that names its own table is free).
 //! - **T6** Every type reference comes with a general one, so a frame is never freed while it has a type in use.
 //! - **T7** What an operation that fails had taken is given back, and memory is as before but for the fix-ups.

@@ -107,12 +107,10 @@ impl<'a, L: PageLookup, M: PhysMem> PageTypes<'a, L, M> {
         Ok(Stats { tables: after.tables - before.tables, leaves: after.leaves - before.leaves })
     }
 
-    /// The domain gives the page up (`XENMEM_decrease_reservation`): its own reference goes, and a pin with it, which Xen would leave; a page that is nobody's
-    /// any more is not to be kept by what no table names. True if the frame is free now; false if mappings keep it, and it is
-    /// freed with the last of them.
+    /// The domain gives the page up (`XENMEM_decrease_reservation`): its own reference goes. True if the frame is free now; false if something else
+    /// keeps it, a mapping or a pin, and it is freed with the last of that.
     pub fn release_page(&self, mfn: Mfn) -> Result<bool, TypeError> {
         let page = self.get_page(mfn)?;
-        self.clear_pin(mfn);
         if page.clear_allocated() {
             self.put_page_of(mfn, page);
         }

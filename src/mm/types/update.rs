@@ -101,6 +101,27 @@ impl<'a, L: PageLookup, M: PhysMem> PageTypes<'a, L, M> {
         })
     }
 
+    /// Takes the M2P out of a validated level-4 table, whose slots are otherwise as its template says: the table is for user programs, and the
+    /// domain does not want them to see it. It comes back when the slots are filled again.
+    pub fn hide_m2p(&self, l4: Mfn) -> Result<(), TypeError> {
+        self.with_page(l4, |mfn, page| {
+            let found = self.lock(page);
+            let result = match found {
+                Some(PageType::L4) => {
+                    self.mem.write_u64(mfn.maddr().offset(entry::FIRST_HYPERVISOR_SLOT * 8), 0);
+                    Ok(())
+                }
+                other => {
+                    Err(TypeError::TypeInUse { mfn, wanted: PageType::L4, found: other.unwrap_or(PageType::None) })
+                }
+            };
+            if found.is_some() {
+                self.unlock(page);
+            }
+            result
+        })
+    }
+
     /// Runs `body` with a general reference on a frame of the domain.
     pub(super) fn with_page<T>(
         &self,

@@ -32,14 +32,17 @@ pub mod hypercall {
     pub const MEMORY_OP: u64 = 12;
     pub const MULTICALL: u64 = 13;
     pub const UPDATE_VA_MAPPING: u64 = 14;
+    pub const UPDATE_VA_MAPPING_OTHERDOMAIN: u64 = 22;
     pub const SET_TIMER_OP: u64 = 15;
     pub const XEN_VERSION: u64 = 17;
     pub const CONSOLE_IO: u64 = 18;
     pub const GRANT_TABLE_OP: u64 = 20;
+    pub const VM_ASSIST: u64 = 21;
     pub const IRET: u64 = 23;
     pub const VCPU_OP: u64 = 24;
     pub const SET_SEGMENT_BASE: u64 = 25;
     pub const MMUEXT_OP: u64 = 26;
+    pub const NMI_OP: u64 = 28;
     pub const SCHED_OP: u64 = 29;
     pub const CALLBACK_OP: u64 = 30;
     pub const EVENT_CHANNEL_OP: u64 = 32;
@@ -54,13 +57,38 @@ pub mod op {
     pub const SCHED_YIELD: u64 = 0;
     pub const SCHED_BLOCK: u64 = 1;
     pub const SCHED_SHUTDOWN: u64 = 2;
+    pub const SCHED_POLL: u64 = 3;
+    pub const SCHED_REMOTE_SHUTDOWN: u64 = 4;
+    pub const SCHED_WATCHDOG: u64 = 6;
+    pub const SCHED_PIN_OVERRIDE: u64 = 7;
+    pub const SHUTDOWN_SUSPEND: u32 = 2;
 
+    pub const VCPU_INITIALISE: u64 = 0;
+    pub const VCPU_UP: u64 = 1;
+    pub const VCPU_DOWN: u64 = 2;
+    pub const VCPU_IS_UP: u64 = 3;
+    pub const VCPU_GET_RUNSTATE: u64 = 4;
     pub const VCPU_REGISTER_RUNSTATE: u64 = 5;
+    pub const VCPU_SET_PERIODIC: u64 = 6;
     pub const VCPU_STOP_PERIODIC: u64 = 7;
     pub const VCPU_SET_SINGLESHOT: u64 = 8;
+    pub const VCPU_STOP_SINGLESHOT: u64 = 9;
     pub const VCPU_REGISTER_INFO: u64 = 10;
+    pub const VCPU_SEND_NMI: u64 = 11;
+    pub const VCPU_GET_PHYSID: u64 = 12;
+    pub const VCPU_REGISTER_TIME: u64 = 13;
+    /// Not a vCPU operation.
+    pub const VCPU_NONE: u64 = 16;
     pub const SINGLESHOT_FUTURE: u32 = 1;
     pub const RUNSTATE_RUNNING: u32 = 0;
+    pub const RUNSTATE_OFFLINE: u32 = 3;
+    /// Bit 63 of the entry time.
+    pub const RUNSTATE_UPDATE: u64 = 1 << 63;
+    pub const TSC_STABLE: u8 = 1;
+    pub const NMI_REGISTER: u64 = 0;
+    pub const NMI_UNREGISTER: u64 = 1;
+    pub const VMASST_ENABLE: u64 = 0;
+    pub const VMASST_RUNSTATE_UPDATE_FLAG: u64 = 5;
 
     pub const EVTCHN_BIND_INTERDOMAIN: u64 = 0;
     pub const EVTCHN_BIND_VIRQ: u64 = 1;
@@ -68,15 +96,39 @@ pub mod op {
     pub const EVTCHN_SEND: u64 = 4;
     pub const EVTCHN_STATUS: u64 = 5;
     pub const EVTCHN_ALLOC_UNBOUND: u64 = 6;
+    pub const EVTCHN_BIND_IPI: u64 = 7;
+    pub const EVTCHN_BIND_VCPU: u64 = 8;
     pub const EVTCHN_UNMASK: u64 = 9;
+    pub const EVTCHN_INIT_CONTROL: u64 = 11;
+    pub const EVTCHN_EXPAND_ARRAY: u64 = 12;
+    pub const EVTCHN_SET_PRIORITY: u64 = 13;
     pub const EVTCHN_STATUS_INTERDOMAIN: u32 = 2;
     pub const VIRQ_TIMER: u32 = 0;
+    /// The other one that every vCPU has for itself.
+    pub const VIRQ_DEBUG: u32 = 1;
+    /// One that a domain has once.
+    pub const VIRQ_CONSOLE: u32 = 2;
+    /// The first number that no virtual interrupt has.
+    pub const NR_VIRQS: u32 = 24;
 
+    pub const XENMEM_INCREASE_RESERVATION: u64 = 0;
     pub const XENMEM_DECREASE_RESERVATION: u64 = 1;
     pub const XENMEM_MAXIMUM_RAM_PAGE: u64 = 2;
     pub const XENMEM_CURRENT_RESERVATION: u64 = 3;
+    pub const XENMEM_MAXIMUM_RESERVATION: u64 = 4;
     pub const XENMEM_POPULATE_PHYSMAP: u64 = 6;
+    pub const XENMEM_ADD_TO_PHYSMAP: u64 = 7;
+    pub const XENMEM_MEMORY_MAP: u64 = 9;
+    pub const XENMEM_MACHINE_MEMORY_MAP: u64 = 10;
     pub const XENMEM_EXCHANGE: u64 = 11;
+    pub const XENMEM_SET_MEMORY_MAP: u64 = 13;
+    pub const XENMEM_MAXIMUM_GPFN: u64 = 14;
+    pub const XENMEM_REMOVE_FROM_PHYSMAP: u64 = 15;
+    pub const XENMEM_ADD_TO_PHYSMAP_BATCH: u64 = 23;
+    pub const XENMEM_CLAIM_PAGES: u64 = 24;
+    pub const XENMEM_GET_VNUMAINFO: u64 = 26;
+    pub const XENMEM_RESERVED_DEVICE_MEMORY_MAP: u64 = 27;
+    pub const XENMEM_ACQUIRE_RESOURCE: u64 = 28;
 
     pub const MMUEXT_PIN_L1: u32 = 0;
     pub const MMUEXT_PIN_L2: u32 = 1;
@@ -84,14 +136,20 @@ pub mod op {
     pub const MMUEXT_UNPIN: u32 = 4;
     pub const MMUEXT_NEW_BASEPTR: u32 = 5;
     pub const MMUEXT_TLB_FLUSH_LOCAL: u32 = 6;
+    pub const MMUEXT_TLB_FLUSH_MULTI: u32 = 8;
+    pub const MMUEXT_INVLPG_MULTI: u32 = 9;
+    pub const MMUEXT_MARK_SUPER: u32 = 19;
     pub const MMUEXT_NEW_USER_BASEPTR: u32 = 15;
     pub const MMUEXT_CLEAR_PAGE: u32 = 16;
+    pub const UVMF_TLB_FLUSH: u64 = 1;
     pub const UVMF_INVLPG: u64 = 2;
+    pub const UVMF_ALL: u64 = 4;
 
     pub const CALLBACKOP_REGISTER: u64 = 0;
     pub const CALLBACK_EVENT: u16 = 0;
     pub const CALLBACK_FAILSAFE: u16 = 1;
     pub const CALLBACK_SYSCALL: u16 = 2;
+    pub const CALLBACK_NMI: u16 = 4;
     pub const CALLBACK_MASK_EVENTS: u16 = 1;
 
     pub const CONSOLEIO_WRITE: u64 = 0;
@@ -117,6 +175,7 @@ pub mod op {
     pub const EM_X86_64: u16 = 62;
 
     pub const DOMID_SELF: u16 = 0x7ff0;
+    pub const DOMID_XEN: u16 = 0x7ff2;
     /// A domain number that no domain can have: above the last, and not one of the reserved ones.
     pub const DOMID_NOBODY: u16 = 0x7fee;
     pub const SIF_PRIVILEGED: u32 = 1;
@@ -153,9 +212,15 @@ impl Errno {
     pub const EPERM: Errno = Errno(1);
     pub const ENOENT: Errno = Errno(2);
     pub const ESRCH: Errno = Errno(3);
+    pub const ENOMEM: Errno = Errno(12);
+    pub const EACCES: Errno = Errno(13);
     pub const EFAULT: Errno = Errno(14);
+    pub const ENXIO: Errno = Errno(6);
     pub const EBUSY: Errno = Errno(16);
+    pub const EEXIST: Errno = Errno(17);
+    pub const ENOSPC: Errno = Errno(28);
     pub const EINVAL: Errno = Errno(22);
+    pub const EDOM: Errno = Errno(33);
     pub const ENOSYS: Errno = Errno(38);
     pub const ETIME: Errno = Errno(62);
     pub const EOPNOTSUPP: Errno = Errno(95);
@@ -175,6 +240,7 @@ impl fmt::Display for Errno {
             1 => "EPERM",
             2 => "ENOENT",
             3 => "ESRCH",
+            6 => "ENXIO",
             11 => "EAGAIN",
             12 => "ENOMEM",
             13 => "EACCES",
@@ -183,6 +249,7 @@ impl fmt::Display for Errno {
             17 => "EEXIST",
             22 => "EINVAL",
             28 => "ENOSPC",
+            33 => "EDOM",
             38 => "ENOSYS",
             62 => "ETIME",
             95 => "EOPNOTSUPP",
@@ -346,6 +413,37 @@ pub struct TrapInfo {
     pub cs: u16,
     /// Handler; 0 ends the table.
     pub address: u64,
+}
+
+/// What a vCPU begins with: `struct vcpu_guest_context`, in words.
+pub struct VcpuContext(pub [u64; 5168 / 8]);
+
+/// Words of [`VcpuContext`].
+pub mod context {
+    #![allow(missing_docs, reason = "the names are the header's names")]
+    pub const FLAGS: usize = 512 / 8;
+    pub const R15: usize = 520 / 8;
+    pub const RDI: usize = (520 + 112) / 8;
+    pub const RIP: usize = (520 + 128) / 8;
+    pub const CS: usize = (520 + 136) / 8;
+    pub const RFLAGS: usize = (520 + 144) / 8;
+    pub const RSP: usize = (520 + 152) / 8;
+    pub const SS: usize = (520 + 160) / 8;
+    pub const ES: usize = (520 + 168) / 8;
+    pub const DS: usize = (520 + 176) / 8;
+    pub const TRAPS: usize = 720 / 8;
+    pub const GDT_FRAMES: usize = 4832 / 8;
+    pub const GDT_ENTS: usize = 4960 / 8;
+    pub const KERNEL_SS: usize = 4968 / 8;
+    pub const KERNEL_SP: usize = 4976 / 8;
+    pub const CR3: usize = (4984 + 3 * 8) / 8;
+    pub const EVENT_CALLBACK: usize = 5112 / 8;
+    pub const FAILSAFE_CALLBACK: usize = 5120 / 8;
+    pub const SYSCALL_CALLBACK: usize = 5128 / 8;
+    pub const FS_BASE: usize = 5144 / 8;
+    pub const GS_BASE_KERNEL: usize = 5152 / 8;
+    /// In `FLAGS`: the vCPU starts in kernel mode.
+    pub const IN_KERNEL: u64 = 4;
 }
 
 /// One page-table update: `ptr` is the entry's machine address with the command in bits 1:0.

@@ -5,7 +5,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 /// Event channels that two levels of 64-bit words can name.
 pub const NR_PORTS: usize = 4096;
 
-/// Takes every pending, unmasked event out of the bitmap and hands its port to `handle`, each port once.
+/// Takes every pending, unmasked event of ports that are `mine` out of the bitmap and hands its port to `handle`, each port once. Those of other vCPUs
+/// are left to them: they have selectors of their own.
 ///
 /// The selector is cleared before the words are looked at: an event that comes in between sets it again and is found by
 /// the next upcall.
@@ -13,6 +14,7 @@ pub fn take_pending(
     selector: &AtomicU64,
     pending: &[AtomicU64; 64],
     mask: &[AtomicU64; 64],
+    mine: impl Fn(usize) -> bool,
     mut handle: impl FnMut(usize),
 ) {
     let mut words = selector.swap(0, Ordering::SeqCst);
@@ -23,8 +25,11 @@ pub fn take_pending(
         while ready != 0 {
             let bit = ready & ready.wrapping_neg();
             ready &= ready - 1;
-            pending[word].fetch_and(!bit, Ordering::SeqCst);
-            handle(word * 64 + bit.trailing_zeros() as usize);
+            let port = word * 64 + bit.trailing_zeros() as usize;
+            if mine(port) {
+                pending[word].fetch_and(!bit, Ordering::SeqCst);
+                handle(port);
+            }
         }
     }
 }
@@ -39,17 +44,17 @@ mod tests {
         let pending = [const { AtomicU64::new(0) }; 64];
         let mask = [const { AtomicU64::new(0) }; 64];
         let selector = AtomicU64::new(1 | 1 << 63);
-        pending[0].store(0b1011, Ordering::SeqCst);
+        pending[0].store(0b11011, Ordering::SeqCst);
         pending[1].store(1, Ordering::SeqCst);
         pending[63].store(1 << 63, Ordering::SeqCst);
         mask[0].store(0b10, Ordering::SeqCst);
 
         let mut seen = Vec::new();
-        take_pending(&selector, &pending, &mask, |port| seen.push(port));
+        take_pending(&selector, &pending, &mask, |port| port != 4, |port| seen.push(port));
 
         assert_eq!(seen, [0, 3, 4095]);
         assert_eq!(selector.load(Ordering::SeqCst), 0);
-        assert_eq!(pending[0].load(Ordering::SeqCst), 0b10, "a masked event stays pending");
+        assert_eq!(pending[0].load(Ordering::SeqCst), 0b10010, "a masked event stays pending, and another's");
         assert_eq!(pending[1].load(Ordering::SeqCst), 1, "a word that is not selected is left alone");
     }
 }

@@ -1,4 +1,4 @@
-//! What the test guests share: a small runtime for single-vCPU 64-bit PV kernels, and the pure parts of the tests.
+//! What the test guests share: a small runtime for 64-bit PV kernels, and the pure parts of the tests.
 //!
 //! The guests are the oracle for the hypervisor's guest interface. So nothing here comes from the hypervisor's own
 //! crate: numbers and layouts are taken from Xen's public headers a second time ([`abi`]), and what a guest expects of

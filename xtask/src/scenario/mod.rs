@@ -6,9 +6,11 @@ mod boot;
 mod grants;
 mod guests;
 mod kexec;
+mod memory;
 mod refusal;
 mod region;
 pub mod runner;
+mod smp;
 mod update;
 
 use crate::console::Act;
@@ -76,8 +78,10 @@ pub fn chosen(filter: Option<&str>) -> Vec<Scenario> {
 
 /// All scenarios, theme by theme.
 fn all() -> Vec<Scenario> {
-    [boot::all(), region::all(), update::all(), guests::all(), grants::all(), refusal::all(), kexec::all()]
+    let guests = [guests::all(), grants::all(), memory::all(), smp::all()];
+    [boot::all(), region::all(), update::all(), refusal::all(), kexec::all()]
         .into_iter()
+        .chain(guests)
         .flatten()
         .collect()
 }

@@ -436,6 +436,22 @@ fn unmapping_a_descriptor_page_drops_the_ldt() {
 }
 
 #[test]
+fn the_m2p_is_hidden_in_level_4_tables_only_until_the_slots_are_filled_again() {
+    let mut guest = Guest::with_tree();
+    guest.pin(10, 4).unwrap();
+    let types = guest.types();
+    types.hide_m2p(Mfn::new(10)).unwrap();
+    assert_eq!((guest.peek(10, 256), guest.peek(10, 257)), (0, TEMPLATE[1]));
+    assert_eq!(guest.type_of(10), (PageType::L4, 1));
+    assert!(guest.update(10, 256, 20 << 12 | P).is_err(), "the slot is the hypervisor's all the same");
+    for mfn in [0, 20] {
+        assert_eq!(errno(types.hide_m2p(Mfn::new(mfn))), EINVAL);
+    }
+    types.refill_hypervisor_slots(Mfn::new(10)).unwrap();
+    assert_eq!(guest.peek(10, 256), TEMPLATE[0]);
+}
+
+#[test]
 fn a_page_leaves_its_domain_when_the_last_mapping_is_gone() {
     let mut guest = Guest::with_tree();
     guest.pin(10, 4).unwrap();
@@ -455,7 +471,10 @@ fn a_page_leaves_its_domain_when_the_last_mapping_is_gone() {
     // A table that is given up stays a table as long as it is used, pinned or not.
     assert_eq!(types.release_page(Mfn::new(0)), Ok(false));
     assert_eq!(guest.type_of(0), (PageType::L1, 1));
-    assert_eq!(types.release_page(Mfn::new(10)), Ok(true));
+    // A pin keeps it as well, and all that it names.
+    assert_eq!(types.release_page(Mfn::new(10)), Ok(false));
+    assert!(guest.frames.infos[10].is_lingering(D1));
+    types.unpin(Mfn::new(10)).unwrap();
     for mfn in [0, 10] {
         assert!(guest.frames.is_freed(mfn));
     }

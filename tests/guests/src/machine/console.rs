@@ -17,6 +17,11 @@ fn ring() -> Option<&'static ConsoleRing> {
     unsafe { RING.load(Ordering::Relaxed).as_ref() }
 }
 
+/// Where the ring is mapped; 0 if there is none.
+pub fn ring_address() -> u64 {
+    RING.load(Ordering::Relaxed) as u64
+}
+
 /// Takes the ring into use, if there is one.
 pub fn init(ring: *mut ConsoleRing, event: u32) {
     if event == 0 {

@@ -36,6 +36,7 @@ trap_\vector:
 
     trap 0, 0
     trap 1, 0
+    trap 2, 0
     trap 3, 0
     trap 4, 0
     trap 5, 0
@@ -162,7 +163,7 @@ iret_in_page:
     # vector, entry; address 0 ends it.
     .globl guest_trap_entries
 guest_trap_entries:
-    .quad 0, trap_0, 1, trap_1, 3, trap_3, 4, trap_4, 5, trap_5, 6, trap_6, 7, trap_7, 8, trap_8
+    .quad 0, trap_0, 1, trap_1, 2, trap_2, 3, trap_3, 4, trap_4, 5, trap_5, 6, trap_6, 7, trap_7, 8, trap_8
     .quad 10, trap_10, 11, trap_11, 12, trap_12, 13, trap_13, 14, trap_14, 16, trap_16, 17, trap_17
     .quad 18, trap_18, 19, trap_19, 0, 0
     .popsection

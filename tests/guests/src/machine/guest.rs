@@ -69,7 +69,7 @@ pub fn start(setup: Setup, start_info: usize, boot_stack_end: usize, run: fn(&mu
     events::init(memory::map_shared_info());
     traps::init(setup.callbacks);
     if setup.moves_vcpu_info {
-        events::move_vcpu_info(memory::mfn_of);
+        events::move_vcpu_info(0, memory::mfn_of);
     }
     if info.console_evtchn != 0 {
         console::init(memory::boot_va(info.console_mfn) as *mut _, info.console_evtchn);

@@ -125,9 +125,46 @@ pub fn stop_periodic_timer() -> Outcome {
 }
 
 /// Moves vcpu_info to a place of the guest's own.
-pub fn register_vcpu_info(mfn: u64, offset: u32) -> Outcome {
-    let argument = [mfn, u64::from(offset)];
-    checked(nr::VCPU_OP, [op::VCPU_REGISTER_INFO, 0, address(&argument), 0, 0])
+pub fn register_vcpu_info(vcpu: usize, mfn: u64, offset: u32) -> Outcome {
+    vcpu_op(op::VCPU_REGISTER_INFO, vcpu, &mut [mfn, u64::from(offset)])
+}
+
+/// A vCPU operation on its argument structure, which may be written.
+pub fn vcpu_op<T: ?Sized>(operation: u64, vcpu: usize, argument: &mut T) -> Outcome {
+    checked(nr::VCPU_OP, [operation, vcpu as u64, address_mut(argument), 0, 0])
+}
+
+/// A vCPU operation without an argument.
+pub fn vcpu_op_alone(operation: u64, vcpu: usize) -> Outcome {
+    checked(nr::VCPU_OP, [operation, vcpu as u64, 0, 0, 0])
+}
+
+/// Waits until one of the ports is pending, or until a system time; 0 for no limit.
+pub fn sched_poll(ports: &[u32], until: u64) -> Outcome {
+    let argument = [address(ports), ports.len() as u64, until];
+    checked(nr::SCHED_OP, [op::SCHED_POLL, address(&argument), 0, 0, 0])
+}
+
+/// Winds a watchdog up, or asks for one with id 0.
+pub fn watchdog(id: u32, seconds: u32) -> Outcome {
+    let argument = [id, seconds];
+    checked(nr::SCHED_OP, [op::SCHED_WATCHDOG, address(&argument), 0, 0, 0])
+}
+
+/// A scheduling operation on its argument structure.
+pub fn sched_op<T>(operation: u64, argument: &T) -> Outcome {
+    checked(nr::SCHED_OP, [operation, address(argument), 0, 0, 0])
+}
+
+/// Registers the handler of NMIs the older way.
+pub fn nmi_op(operation: u64, handler: u64) -> Outcome {
+    let argument = [handler, 0];
+    checked(nr::NMI_OP, [operation, address(&argument), 0, 0, 0])
+}
+
+/// Asks for a service of the hypervisor to the memory of the guest.
+pub fn vm_assist(cmd: u64, kind: u64) -> Outcome {
+    checked(nr::VM_ASSIST, [cmd, kind, 0, 0, 0])
 }
 
 /// Has the vCPU's times written to an address.
@@ -202,6 +239,16 @@ pub fn update_va_mapping(va: u64, entry: u64) -> Outcome {
     checked(nr::UPDATE_VA_MAPPING, [va, entry, op::UVMF_INVLPG, 0, 0])
 }
 
+/// Changes the L1 entry that maps an address, and flushes what `flags` say.
+pub fn update_va_mapping_flags(va: u64, entry: u64, flags: u64) -> Outcome {
+    checked(nr::UPDATE_VA_MAPPING, [va, entry, flags, 0, 0])
+}
+
+/// The same, of a frame of `domain`'s.
+pub fn update_va_mapping_otherdomain(va: u64, entry: u64, flags: u64, domain: u16) -> Outcome {
+    checked(nr::UPDATE_VA_MAPPING_OTHERDOMAIN, [va, entry, flags, u64::from(domain), 0])
+}
+
 /// Page-table updates; `domain` is whose pages may be mapped.
 pub fn mmu_update(updates: &[abi::MmuUpdate], domain: u16) -> Outcome {
     let mut done = 0u32;
@@ -218,7 +265,12 @@ pub fn write_entry(entry_maddr: u64, value: u64) -> Outcome {
 
 /// One extended page-table operation.
 pub fn mmuext(cmd: u32, arg1: u64) -> Outcome {
-    let operation = [abi::MmuextOp { cmd, arg1, arg2: 0 }];
+    mmuext_two(cmd, arg1, 0)
+}
+
+/// One extended page-table operation with two arguments.
+pub fn mmuext_two(cmd: u32, arg1: u64, arg2: u64) -> Outcome {
+    let operation = [abi::MmuextOp { cmd, arg1, arg2 }];
     let mut done = 0u32;
     checked(nr::MMUEXT_OP, [address(&operation), 1, address_mut(&mut done), u64::from(op::DOMID_SELF), 0])
 }

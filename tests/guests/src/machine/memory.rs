@@ -194,6 +194,13 @@ pub fn maximum_ram_page() -> u64 {
     hypercall::memory_op(op::XENMEM_MAXIMUM_RAM_PAGE, &mut 0u64).unwrap_or_else(|e| panic!("maximum_ram_page: {e}"))
 }
 
+/// How many pages the domain may have.
+pub fn maximum_reservation() -> u64 {
+    let mut argument = op::DOMID_SELF;
+    hypercall::memory_op(op::XENMEM_MAXIMUM_RESERVATION, &mut argument)
+        .unwrap_or_else(|e| panic!("maximum_reservation: {e}"))
+}
+
 /// How many pages the hypervisor thinks the domain has.
 pub fn current_reservation() -> u64 {
     let mut argument = op::DOMID_SELF;

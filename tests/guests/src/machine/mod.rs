@@ -1,11 +1,13 @@
 //! The machine as a 64-bit PV guest has it.
 //!
-//! One vCPU, one stack, and one thing that interrupts: the event upcall, which does nothing but count (`events`). So
-//! all other code may think that it is alone.
+//! One thing interrupts: the event upcall, which does nothing but count (`events`). Most guests have one vCPU with one stack, so that all
+//! other code may think that it is alone. In a guest with more, every vCPU has its own event state (`cpu`, `events`); the console, probes and the
+//! window are vCPU 0's.
 
 #![expect(unsafe_code, reason = "this is the hardware layer of the guests")]
 
 pub mod console;
+pub mod cpu;
 pub mod entry;
 pub mod events;
 pub mod grants;

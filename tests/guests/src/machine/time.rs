@@ -9,8 +9,10 @@ use crate::clock::{ClockParameters, SECOND, Seconds};
 static LAST: AtomicU64 = AtomicU64::new(0);
 static LAST_WALL: AtomicU64 = AtomicU64::new(0);
 
-/// System time, ns. Fails if it runs back; so every reading anywhere in a guest is a test.
+/// System time, ns. Fails if it runs back, on whichever vCPU it was read before; so every reading anywhere in a guest is a test.
 pub fn now() -> u64 {
+    // Looked at first: another vCPU may read a later time while this one is off the CPU between its reading and the check.
+    let last = LAST.load(Ordering::Acquire);
     let time = &events::vcpu_info().time;
     let now = loop {
         let version = time.version.load(Ordering::Acquire);
@@ -27,9 +29,8 @@ pub fn now() -> u64 {
         }
         core::hint::spin_loop();
     };
-    let last = LAST.load(Ordering::Relaxed);
     assert!(now >= last, "system time runs back by {} ns, from {} to {}", last - now, Seconds(last), Seconds(now));
-    LAST.store(now, Ordering::Relaxed);
+    LAST.fetch_max(now, Ordering::AcqRel);
     now
 }
 

@@ -5,6 +5,11 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use super::{console, events, hypercall};
 use crate::abi::{self, op};
 
+/// Rows of the table in entry.rs, with the closing one.
+const NR_ENTRIES: usize = 19;
+
+/// Vector of an NMI.
+pub const NMI: u64 = 2;
 /// Vector of a page fault.
 pub const PAGE_FAULT: u64 = 14;
 /// Not a vector: the event callback.
@@ -85,7 +90,7 @@ struct Probe {
 }
 
 unsafe extern "C" {
-    static guest_trap_entries: [[u64; 2]; 18];
+    static guest_trap_entries: [[u64; 2]; NR_ENTRIES];
     safe fn guest_event_entry();
     safe fn guest_failsafe_entry();
     safe fn guest_syscall_entry();
@@ -111,22 +116,34 @@ pub enum CallbackInterface {
     CallbackOp,
 }
 
-/// Installs all handlers. Events stay masked.
-pub fn init(interface: CallbackInterface) {
+/// The handlers, the last row being the one that ends the table.
+pub fn table() -> [abi::TrapInfo; NR_ENTRIES] {
     // SAFETY: a constant table in .rodata (entry.rs), with as many rows.
     let entries = unsafe { &guest_trap_entries };
-    let mut table = [abi::TrapInfo::default(); 18];
+    let mut table = [abi::TrapInfo::default(); NR_ENTRIES];
     for (trap, &[vector, address]) in table.iter_mut().zip(entries) {
         // Everybody may raise the debugger's two; the rest is for the processor.
         let dpl = if vector == 3 || vector == 4 { 3 } else { 0 };
         let flags = if address == 0 { 0 } else { dpl | op::TI_MASK_EVENTS };
         *trap = abi::TrapInfo { vector: vector as u8, flags, cs: op::CS64, address };
     }
-    hypercall::set_trap_table(&table).unwrap_or_else(|e| panic!("set_trap_table: {e}"));
+    table
+}
 
-    let event = guest_event_entry as *const () as u64;
-    let failsafe = guest_failsafe_entry as *const () as u64;
-    let syscall = guest_syscall_entry as *const () as u64;
+/// The entries for events, failed returns and system calls.
+pub fn callbacks() -> [u64; 3] {
+    [
+        guest_event_entry as *const () as u64,
+        guest_failsafe_entry as *const () as u64,
+        guest_syscall_entry as *const () as u64,
+    ]
+}
+
+/// Installs all handlers. Events stay masked.
+pub fn init(interface: CallbackInterface) {
+    hypercall::set_trap_table(&table()).unwrap_or_else(|e| panic!("set_trap_table: {e}"));
+
+    let [event, failsafe, syscall] = callbacks();
     match interface {
         CallbackInterface::SetCallbacks => {
             hypercall::set_callbacks(event, failsafe, syscall).unwrap_or_else(|e| panic!("set_callbacks: {e}"));
@@ -220,6 +237,7 @@ fn dump(f: &Frame) -> ! {
     let name = match f.vector {
         0 => "divide error",
         1 => "debug",
+        2 => "NMI",
         3 => "breakpoint",
         6 => "invalid opcode",
         8 => "double fault",

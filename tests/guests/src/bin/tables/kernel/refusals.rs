@@ -99,13 +99,13 @@ pub fn try_all(space: &Space, loose: u64, gdt: u64, region: Option<u64>) {
 }
 
 /// The hypervisor writes to the console ring as long as the domain lives: also while the guest does not map it, and nothing in it
-/// is against it, it is neither a page table nor to be given back.
+/// is against it, it is not to be a page table. It may be given back, and stays nevertheless.
 fn try_console_ring() {
     if !console::clear() {
         return;
     }
     let ring = memory::start_info().console_mfn;
-    let va = memory::boot_va(ring);
+    let va = console::ring_address();
     granted(hypercall::update_va_mapping(va, 0), "unmapping of the console ring");
     let pinned = mmuext(op::MMUEXT_PIN_L1, ring);
     let mut frames = [ring];
@@ -120,7 +120,7 @@ fn try_console_ring() {
     // Back again before anything is said.
     granted(hypercall::update_va_mapping(va, pte::entry(ring, pte::DATA)), "mapping of the console ring");
     refused(pinned, Errno::EINVAL, "pin of the console ring as an L1");
-    assert!(given_back == Ok(0), "giving back the console ring came to {given_back:?}, not to no page at all");
+    assert!(given_back == Ok(1), "giving back the console ring came to {given_back:?}, not to one page");
 }
 
 /// Frames that the M2P knows no owner of: the hypervisor's, free ones, and holes. Which they are a guest cannot tell, so
@@ -132,8 +132,9 @@ fn try_foreign_frames(map: impl Fn(u64) -> Result<u64, Errno>) {
         let mfn = last / STEPS * step;
         let pfn = memory::m2p(mfn) as usize;
         let is_mine = memory::p2m().get(pfn).is_some_and(|_| memory::mfn(pfn as u64) == mfn);
-        // The shared page has no pfn, but may be mapped.
-        if is_mine || mfn == memory::start_info().shared_info / PAGE_SIZE {
+        // The shared page and the console ring, which was given up, have no pfn, but may be mapped.
+        let info = memory::start_info();
+        if is_mine || mfn == info.shared_info / PAGE_SIZE || mfn == info.console_mfn {
             continue;
         }
         match map(mfn) {
