@@ -4,6 +4,7 @@ pub mod builder;
 pub mod console;
 pub mod evtchn;
 pub mod exchange;
+pub mod grant;
 pub mod kernel;
 pub mod memflags;
 pub mod sched;

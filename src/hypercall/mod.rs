@@ -7,6 +7,7 @@
 pub mod console;
 pub mod cpuid;
 pub mod evtchn;
+pub mod grant;
 pub mod kexec;
 pub mod memory;
 pub mod mmu;
@@ -115,6 +116,7 @@ fn call(c: &mut Caller<'_>, number: u64, args: [u64; 5]) -> Outcome {
         nr::SET_TIMER_OP => vcpu::set_timer_op(c, a).into(),
         nr::XEN_VERSION => version::xen_version(c, a, b).into(),
         nr::CONSOLE_IO => console::console_io(c, a, b, d),
+        nr::GRANT_TABLE_OP => grant::grant_table_op(c, a, b, d),
         nr::VM_ASSIST => tables::vm_assist(c, a, b).into(),
         nr::IRET => tables::iret(c),
         nr::VCPU_OP => vcpu::vcpu_op(c, a, b, d).into(),

@@ -6,6 +6,8 @@
 //! 4. [`Incoming::restore_domains`]: domains with their vCPUs and event channels, then page types, replayed from pins and base pointers.
 //! 5. [`Incoming::free_stream`], [`Incoming::finish`]: the stream's frames are free, and the report follows when guests run.
 
+mod grants;
+
 use super::breadcrumb::{self, BreadcrumbError};
 use super::mfn_list::{self, MfnList, MfnListError};
 use super::records::{
@@ -17,6 +19,7 @@ use super::stream::{PagedSource, StreamError};
 use super::update::UpdateState;
 use crate::domain::console::Console;
 use crate::domain::evtchn::{DomainConfig, PortRecord, PortState, Service};
+use crate::domain::grant::{Inconsistent, SavedTable};
 use crate::domain::sched::WATCHDOGS;
 use crate::domain::watchdog::Watchdogs;
 use crate::frame::{DomId, Maddr, Mfn, MfnRange};
@@ -26,11 +29,10 @@ use crate::mm::extents::ExtentMap;
 use crate::mm::lingering::Lingering;
 use crate::mm::m2p::{FRAMES_PER_BLOCK, M2p};
 use crate::mm::page_info::{CountFlags, PageLookup};
-use crate::run::create;
 use crate::run::domain::{Domain, DomainMemory, DomainParts, Rings, Shutdown};
 use crate::run::host::{Host, Module};
 use crate::run::vcpu::{Callback, GDT_FRAMES, RunState, Vcpu, VcpuState};
-use crate::run::work;
+use crate::run::{create, grants as run_grants, teardown, work};
 use crate::start::Fatal;
 use crate::time::Clock;
 use crate::verdict::{self, Verdict};
@@ -117,6 +119,7 @@ struct SavedDomain {
     watchdogs: Watchdogs,
     typed: Vec<u8>,
     channels: Vec<Channel>,
+    grants: Option<SavedTable>,
     vcpus: Vec<SavedVcpu>,
 }
 
@@ -270,6 +273,11 @@ impl Incoming {
                         claim(MfnRange::new(shared, 1), owner).map_err(RecordProblem::Other)?;
                     }
                 }
+                AnyRecord::Grants(grants) => {
+                    for mfn in grants.frames.iter() {
+                        claim(MfnRange::new(mfn?, 1), owner).map_err(RecordProblem::Other)?;
+                    }
+                }
                 AnyRecord::Extents(extents) => {
                     for extent in extents.iter() {
                         claim(extent?.mfns(), owner).map_err(RecordProblem::Other)?;
@@ -343,12 +351,13 @@ impl Incoming {
             }
             Ok(())
         })?;
+        let bad_grants = grants::restore(host, domains.iter_mut().map(|d| (d.begin.domid, d.grants.take())));
         let mut lingering = Vec::new();
         for mut saved in domains {
             let id = saved.begin.domid;
             let name = saved.begin.name;
             let frames = core::mem::take(&mut saved.lingering);
-            let restored = restore_domain(host, saved);
+            let restored = restore_domain(host, saved, bad_grants.get(&id));
             lingering.extend(host.domain(id).map(|domain| (domain, frames, restored.is_ok())));
             if let Err(why) = restored {
                 log!("lu", "{id} {name} is refused: {why}; it stays paused, its memory is kept");
@@ -358,6 +367,7 @@ impl Incoming {
         for (domain, frames, is_restored) in lingering {
             give_up_again(host, &domain, &frames, is_restored);
         }
+        teardown::give_up_zombies(host);
         let mismatch = host.evtchn.lock().mismatches().next();
         if let Some(mismatch) = mismatch {
             log!("lu", "event channels do not fit: {mismatch}");
@@ -431,6 +441,7 @@ impl SavedDomain {
             watchdogs: Watchdogs::default(),
             typed: Vec::new(),
             channels: Vec::new(),
+            grants: None,
             vcpus: Vec::new(),
         }
     }
@@ -474,6 +485,9 @@ impl SavedDomain {
                     self.channels.push(channel?);
                 }
             }
+            AnyRecord::Grants(saved) => self.grants = Some(grants::table_of(&saved)?),
+            AnyRecord::GrantsInUse(list) => grants::take_in_use(&mut self.grants, &list)?,
+            AnyRecord::GrantMaps(list) => grants::take_maps(&mut self.grants, &list)?,
             AnyRecord::Vcpu(saved) => self.vcpus.push(SavedVcpu { saved, context: None, xsave: None }),
             AnyRecord::VcpuBasic(basic) => {
                 let mut bytes = Box::new([0; VCPU_CONTEXT_LEN]);
@@ -525,15 +539,19 @@ fn refused(why: impl fmt::Display) -> Refused {
     Refused(why.to_string())
 }
 
-fn restore_domain(host: &Host, mut saved: SavedDomain) -> Result<(), Refused> {
+fn restore_domain(host: &Host, mut saved: SavedDomain, bad_grants: Option<&Inconsistent>) -> Result<(), Refused> {
     let begin = saved.begin;
     let id = begin.domid;
     let ports = saved.ports();
-    let (Some(shared), Some(console)) = (begin.shared_info, begin.console) else {
+    let is_zombie = begin.flags.contains(records::DomainFlags::DYING);
+    let console = begin.console.or(is_zombie.then_some(Mfn::ZERO));
+    let (Some(shared), Some(console)) = (begin.shared_info, console) else {
         return Err(refused("it has no shared_info or no console"));
     };
-    if let Ok(page) = host.frames.page(shared) {
-        page.count_info.fetch_or(CountFlags::XEN_HEAP.bits(), Ordering::AcqRel);
+    for mfn in run_grants::frames(host, id).into_iter().chain([shared]) {
+        if let Ok(page) = host.frames.page(mfn) {
+            page.count_info.fetch_or(CountFlags::XEN_HEAP.bits(), Ordering::AcqRel);
+        }
     }
     let (perdomain, l4_slots) =
         create::hypervisor_area(host, begin.nr_vcpus).ok_or_else(|| refused("no memory for its tables"))?;
@@ -569,10 +587,20 @@ fn restore_domain(host: &Host, mut saved: SavedDomain) -> Result<(), Refused> {
     if begin.flags.contains(records::DomainFlags::SHUT_DOWN) {
         domain.set_shutdown(Shutdown(begin.shutdown_reason));
     }
+    if let Some(why) = bad_grants {
+        return Err(refused(why));
+    }
+    if is_zombie {
+        host.zombies.lock().push(domain);
+        return Ok(());
+    }
     let config = DomainConfig { shared_info: shared, nr_vcpus: begin.nr_vcpus, is_privileged: domain.privileged };
     host.evtchn.lock().restore_domain(id, config, ports).map_err(refused)?;
 
-    let types = host.types(&domain);
+    // Each mapping of another's grant may be found in one leaf.
+    let mapped = host.grants.lock().mapped(id);
+    let may_map = |mfn, owner, access| mapped.take(mfn, owner, access);
+    let types = host.types_with(&domain, &may_map);
     let replayed = (|| {
         let bases = || saved.vcpus.iter().flat_map(|v| [v.saved.kernel_cr3, v.saved.user_cr3]).flatten();
         for table in saved.pins.iter().chain(&saved.linear) {

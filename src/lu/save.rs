@@ -5,13 +5,15 @@
 
 use super::mfn_list::{self, MfnListError};
 use super::records::{
-    CallbackMasks, Callbacks, Channel, ChannelState, DomainBegin, DomainFlags, HostFlags, LU_CMDLINE,
-    LU_CMDLINE_MODULE, LU_CONSOLE, LU_TYPED, ListWriter, LuHost, LuLog, LuTime, LuVcpu, LuVersion, LuWatchdogs,
-    M2pBlock, Name, Pin, PvInfo, Runstate, SHARED_INFO, SHARED_INFO_LEN, STATIC_DATA_END, SavedExtent, Stage,
-    StreamVersion, TscInfo, VCPU_CONTEXT_LEN, VcpuFlags, VcpuPending, write_stages, write_vcpu_basic, write_vcpu_xsave,
+    CallbackMasks, Callbacks, Channel, ChannelState, DomainBegin, DomainFlags, GrantInUse, GrantMap, GrantsHead,
+    HostFlags, LU_CMDLINE, LU_CMDLINE_MODULE, LU_CONSOLE, LU_TYPED, ListWriter, LuHost, LuLog, LuTime, LuVcpu,
+    LuVersion, LuWatchdogs, M2pBlock, Name, Pin, PvInfo, Runstate, SHARED_INFO, SHARED_INFO_LEN, STATIC_DATA_END,
+    SavedExtent, Stage, StreamVersion, TscInfo, VCPU_CONTEXT_LEN, VcpuFlags, VcpuPending, write_grants, write_stages,
+    write_vcpu_basic, write_vcpu_xsave,
 };
 use super::stream::{Dest, PagedDest, WriteError, Writer};
 use crate::domain::evtchn::PortState;
+use crate::domain::grant::{Active, Mapping};
 use crate::frame::{CHUNK_FRAMES, DomId, Mfn, Order};
 use crate::hypercall;
 use crate::log;
@@ -165,16 +167,19 @@ fn write_domain<D: Dest>(host: &Host, domain: &Domain, out: &mut Writer<D>) -> R
     let mut flags = DomainFlags::empty();
     flags.set(DomainFlags::PRIVILEGED, domain.privileged);
     flags.set(DomainFlags::SHUT_DOWN, domain.shutdown().is_some());
+    // What is left of a domain that has stopped, once everything is quiet, are frames that others map; its rings are not among them for sure.
+    let is_zombie = domain.shutdown().is_some();
+    flags.set(DomainFlags::DYING, is_zombie);
     out.save(&DomainBegin {
         domid: domain.id,
         flags,
         shutdown_reason: domain.shutdown().map_or(0, |s| s.0),
         max_pages: memory.max_frames,
         shared_info: Some(memory.shared_info),
-        console: Some(domain.rings.console),
+        console: (!is_zombie).then_some(domain.rings.console),
         console_evtchn: domain.rings.console_port,
         store_evtchn: domain.rings.store_port,
-        store: Some(domain.rings.store),
+        store: (!is_zombie).then_some(domain.rings.store),
         nr_vcpus: vcpus.len() as u32,
         pause_count: 0,
         handle: domain.handle,
@@ -236,6 +241,7 @@ fn write_domain<D: Dest>(host: &Host, domain: &Domain, out: &mut Writer<D>) -> R
         channels.push(&Channel { port: port.port, state, is_xen_consumer, notify_vcpu: port.notify_vcpu });
     }
     channels.finish()?;
+    save_grants(host, domain, out)?;
     let clock = tsc::clock();
     out.save(&TscInfo { mode: 0, khz: (clock.tsc_hz / 1000) as u32, nsec: tsc::now_ns(), incarnation: 0 })?;
     let mut shared = Box::new([0u8; SHARED_INFO_LEN]);
@@ -246,6 +252,31 @@ fn write_domain<D: Dest>(host: &Host, domain: &Domain, out: &mut Writer<D>) -> R
         write_vcpu(domain, vcpu, out)?;
     }
     out.end_domain()?;
+    Ok(())
+}
+
+fn save_grants<D: Dest>(host: &Host, domain: &Domain, out: &mut Writer<D>) -> Result<(), SaveError> {
+    let tables = host.grants.lock();
+    let Some(saved) = tables.save(domain.id) else { return Ok(()) };
+    let head = GrantsHead {
+        version: saved.version as u32,
+        max_frames: saved.limits.max_frames,
+        max_maps: saved.limits.max_maps,
+        nr_shared: saved.shared.len() as u32,
+    };
+    write_grants(out, head, &[saved.shared, saved.status].concat())?;
+    let mut list = ListWriter::grants_in_use(out);
+    for (reference, active) in saved.active {
+        let Active { to, frame, readers, writers } = active;
+        list.push(&GrantInUse { reference, to, readers, writers, frame });
+    }
+    list.finish()?;
+    let mut list = ListWriter::grant_maps(out);
+    for (handle, mapping) in saved.maps {
+        let Mapping { granter, reference, flags } = mapping;
+        list.push(&GrantMap { handle, granter, reference, flags });
+    }
+    list.finish()?;
     Ok(())
 }
 

@@ -24,7 +24,7 @@ use crate::log;
 use crate::mm::buddy::Block;
 use crate::mm::physmem::PhysMem;
 use crate::run::host::Host;
-use crate::run::{console, context, teardown, work};
+use crate::run::{console, context, grants, teardown, work};
 use crate::verdict::{self, Verdict};
 use crate::x86::directmap::{self, DirectMap};
 use crate::x86::traps::Frame;
@@ -272,6 +272,8 @@ fn claims_of(host: &Host) -> Vec<MfnRange> {
         memory.settle(host.frames, domain.id);
         claims.extend(memory.ranges());
         claims.push(MfnRange::new(memory.shared_info, 1));
+        drop(memory);
+        claims.extend(grants::frames(host, domain.id).into_iter().map(|mfn| MfnRange::new(mfn, 1)));
     }
     claims
 }
@@ -286,7 +288,13 @@ fn load_of(host: &Host) -> Load {
             let memory = domain.memory.lock();
             (memory.extents.nr_extents() as u64, memory.lingering.nr_frames())
         };
-        stream_frames += 3 + domain.vcpus.lock().len() as u64 * 4 + extents / 200 + lingering / 400;
+        let nr_grants = {
+            let tables = host.grants.lock();
+            let nr_frames = tables.shared_frames(domain.id).len() + tables.status_frames(domain.id).len();
+            nr_frames / 2 + tables.active(domain.id).count() + tables.maps(domain.id).count()
+        };
+        stream_frames += 3 + domain.vcpus.lock().len() as u64 * 4;
+        stream_frames += extents / 200 + lingering / 400 + nr_grants as u64 / 200;
     }
     let partial_chunks = partial_chunks(claims_of(host)) + stream_frames.div_ceil(8) + 4;
     Load { ram_end: host.memmap.end(), gib_pages: host.features.gib_pages, partial_chunks }

@@ -115,6 +115,14 @@ impl ExtentMap {
         self.last_at_or_before(mfn).filter(|extent| extent.range().contains(mfn))
     }
 
+    /// The first extent that does not end before a frame.
+    pub fn first_behind(&self, mfn: Mfn) -> Option<Extent> {
+        self.extent_of(mfn).or_else(|| {
+            let next = self.extents.range(mfn.get()..).next();
+            next.map(|(&mfn, &(pfn, nr_frames))| Extent { mfn: Mfn::new(mfn), pfn, nr_frames })
+        })
+    }
+
     /// The guest's number for a frame: outer nothing if the frame is not the domain's, inner nothing if the guest has none for it.
     pub fn lookup(&self, mfn: Mfn) -> Option<Option<Pfn>> {
         let extent = self.extent_of(mfn)?;
@@ -226,6 +234,18 @@ mod tests {
 
     fn all(map: &ExtentMap) -> Vec<(u64, Option<u64>, u64)> {
         map.iter().map(|e| (e.mfn.get(), e.pfn.map(Pfn::get), e.nr_frames)).collect()
+    }
+
+    #[test]
+    fn the_first_extent_behind_a_frame_may_contain_it() {
+        let mut map = ExtentMap::new();
+        map.insert(pfn(10), mfn(100), 2).unwrap();
+        map.insert(None, mfn(110), 1).unwrap();
+        let first = |n| map.first_behind(mfn(n)).map(|e| (e.mfn.get(), e.nr_frames));
+        let cases = [(0, Some((100, 2))), (100, Some((100, 2))), (101, Some((100, 2))), (102, Some((110, 1)))];
+        for (n, expected) in cases.into_iter().chain([(110, Some((110, 1))), (111, None)]) {
+            assert_eq!(first(n), expected, "{n}");
+        }
     }
 
     #[test]

@@ -144,6 +144,10 @@ fn deliver(host: &Host, domain: &Domain, now: u64) {
 
 /// Types into a domain's console.
 pub fn type_to(host: &Host, domain: &Domain, bytes: &[u8]) {
+    // The ring of a domain that has stopped may be somebody else's memory by now.
+    if domain.shutdown().is_some() {
+        return;
+    }
     let typed = domain.console.lock().type_in(bytes);
     if typed < bytes.len() {
         log!("console", "{} {} does not read: {} keystrokes lost", domain.id, domain.name, bytes.len() - typed);

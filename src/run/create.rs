@@ -15,7 +15,7 @@ use crate::mm::types::TypeError;
 use crate::run::domain::{Domain, DomainMemory, DomainParts, PerDomain, Rings};
 use crate::run::host::{Host, Module};
 use crate::run::vcpu::{Vcpu, VcpuState};
-use crate::run::work;
+use crate::run::{grants, work};
 use crate::verdict::{self, Verdict};
 use crate::x86::directmap::DirectMap;
 use crate::x86::fpu::FpuArea;
@@ -328,7 +328,9 @@ fn create(host: &Host, module: &Module, name: &str) -> Result<Arc<Domain>, Creat
         rings: Rings { console: start.console, console_port, store: start.store, store_port },
     }));
     host.domains.lock().insert(id, domain.clone());
-    let first = host.hold_shared(&domain).map_err(CreateError::Types).and_then(|()| first_vcpu(host, &domain, &start));
+    let shared = host.hold_shared(&domain).map_err(CreateError::Types);
+    let granting = shared.and_then(|()| grants::create(host, &domain).map_err(|_| CreateError::NoMemory { frames: 1 }));
+    let first = granting.and_then(|()| first_vcpu(host, &domain, &start));
     if let Err(e) = first.and_then(|vcpu| add_vcpus(host, &domain, vcpu, spec.vcpus)) {
         crate::run::teardown::shut_down(&domain, crate::run::domain::Shutdown(crate::xen::hypercall::shutdown::CRASH));
         return Err(e);

@@ -213,7 +213,7 @@ impl Domain {
     }
 
     /// The frames that the guest shares from the beginning to the end, with the hypervisor or through it: shared_info, the console ring, and the store
-    /// ring if there is one.
+    /// ring if there is one. Those of its grant table are not among them.
     pub fn shared_frames(&self) -> impl Iterator<Item = Mfn> {
         let store = Some(self.rings.store).filter(|&mfn| mfn != Mfn::ZERO);
         [self.memory.lock().shared_info, self.rings.console].into_iter().chain(store)

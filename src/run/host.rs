@@ -2,6 +2,7 @@
 
 use crate::cmdline::Options;
 use crate::domain::evtchn::{Effect, Event, EventChannels};
+use crate::domain::grant::GrantTables;
 use crate::domain::sched::Scheduler;
 use crate::frame::{DomId, Maddr, Mfn, MfnRange, Order};
 use crate::memmap::MemMap;
@@ -82,6 +83,10 @@ pub struct Host {
     pub next_domid: Mutex<u16>,
     /// Event channels.
     pub evtchn: Mutex<EventChannels>,
+    /// Grant tables.
+    pub grants: Mutex<GrantTables>,
+    /// Domains that are no more, but for frames that others map.
+    pub zombies: Mutex<Vec<Arc<Domain>>>,
     /// Scheduler.
     pub sched: Mutex<Scheduler<Arc<Vcpu>>>,
     /// Console.
@@ -112,7 +117,8 @@ pub fn is_installed() -> bool {
     HOST.is_completed()
 }
 
-/// A PV guest maps its own frames and nothing else: the M2P it sees through the hypervisor's slots.
+/// A PV guest maps its own frames and nothing else by itself: the M2P it sees through the hypervisor's slots, and others' frames are mapped for
+/// it by grants.
 fn may_map(_: Mfn, _: DomId, _: Access) -> bool {
     false
 }
@@ -120,8 +126,16 @@ fn may_map(_: Mfn, _: DomId, _: Access) -> bool {
 impl Host {
     /// The page-type engine for a domain. Whoever uses it calls [`Host::settle`] before the guest runs again.
     pub fn types<'a>(&'a self, domain: &'a Domain) -> PageTypes<'a, Frames, DirectMap> {
-        let view =
-            DomainView { id: domain.id, hypervisor_slots: &domain.l4_slots, may_map: &may_map, has_hardware: false };
+        self.types_with(domain, &may_map)
+    }
+
+    /// As [`Host::types`], for the replay after an update: the domain's tables may hold mappings of others' frames that `may_map` knows.
+    pub fn types_with<'a>(
+        &'a self,
+        domain: &'a Domain,
+        may_map: &'a dyn Fn(Mfn, DomId, Access) -> bool,
+    ) -> PageTypes<'a, Frames, DirectMap> {
+        let view = DomainView { id: domain.id, hypervisor_slots: &domain.l4_slots, may_map, has_hardware: false };
         PageTypes::new(self.frames, &DirectMap, view)
     }
 
@@ -147,26 +161,33 @@ impl Host {
     /// table, and what the hypervisor writes there, half of which the guest chooses, would be entries.
     pub fn hold_shared(&self, domain: &Domain) -> Result<(), TypeError> {
         let types = self.types(domain);
+        let frames = self.shared_frames(domain);
         let hold = |mfn| types.get_page_and_type(mfn, PageType::Writable);
-        let refused = domain.shared_frames().enumerate().find_map(|(n, mfn)| hold(mfn).err().map(|e| (n, e)));
+        let refused = frames.iter().enumerate().find_map(|(n, &mfn)| hold(mfn).err().map(|e| (n, e)));
         if let Some((held, _)) = refused {
-            domain.shared_frames().take(held).for_each(|mfn| types.put_page_and_type(mfn));
+            frames[..held].iter().for_each(|&mfn| types.put_page_and_type(mfn));
         }
         self.settle(&types, domain);
         domain.set_holds_shared(refused.is_none());
         refused.map_or(Ok(()), |(_, e)| Err(e))
     }
 
-    /// Drops what [`Host::hold_shared`] took, if it did.
+    /// Drops what [`Host::hold_shared`] took, and what was taken for frames that came later, if it did.
     pub fn release_shared(&self, domain: &Domain) {
         if !domain.set_holds_shared(false) {
             return;
         }
         let types = self.types(domain);
-        for mfn in domain.shared_frames() {
+        for mfn in self.shared_frames(domain) {
             types.put_page_and_type(mfn);
         }
         self.settle(&types, domain);
+    }
+
+    fn shared_frames(&self, domain: &Domain) -> Vec<Mfn> {
+        let mut frames: Vec<Mfn> = domain.shared_frames().collect();
+        frames.extend(crate::run::grants::frames(self, domain.id));
+        frames
     }
 
     /// A zeroed private frame or block, disposable at the next update; `None` without memory.

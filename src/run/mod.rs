@@ -19,6 +19,7 @@ pub mod create;
 pub mod domain;
 pub mod emulate;
 pub mod entry;
+pub mod grants;
 pub mod guest_mem;
 pub mod host;
 pub mod keys;

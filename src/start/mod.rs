@@ -236,6 +236,8 @@ fn make_host(plugged: Plugged, given: Given<'_>, m2p: M2p, parts: HostParts) -> 
         domains: Mutex::new(BTreeMap::new()),
         next_domid: Mutex::new(1),
         evtchn: Mutex::new(crate::domain::evtchn::EventChannels::new()),
+        grants: Mutex::new(crate::domain::grant::GrantTables::new()),
+        zombies: Mutex::new(Vec::new()),
         sched: Mutex::new(Scheduler::default()),
         console: Mutex::new(ConsoleState::default()),
         dying: Mutex::new(Vec::new()),

@@ -813,7 +813,7 @@ pub mod set_iobitmap {
 }
 
 /// Stops the build unless fields, as (offset, bytes), are aligned to their size, in order, and inside the structure.
-const fn fields_follow_each_other(fields: &[(usize, usize)], size: usize) {
+pub(super) const fn fields_follow_each_other(fields: &[(usize, usize)], size: usize) {
     let mut i = 0;
     let mut at = 0;
     while i < fields.len() {

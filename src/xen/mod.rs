@@ -4,6 +4,7 @@
 //! is ours to choose.
 
 pub mod errno;
+pub mod grant;
 pub mod hypercall;
 pub mod hypercall_page;
 pub mod layout;

@@ -71,6 +71,16 @@ pub fn events_pair(first: u32) -> [Guest; 2] {
     ]
 }
 
+/// The pair of which one grants pages to the other; `first` is the domain number of the granter.
+pub fn grants_pair(first: u32, version: u32) -> [Guest; 2] {
+    let second = first + 1;
+    let line = format!("version={version}");
+    [
+        Guest::new("grants", "16M").named("grants-a").line(format!("role=a peer={second}")).line(&line),
+        Guest::new("grants", "16M").named("grants-b").line(format!("role=b peer={first}")).line(&line),
+    ]
+}
+
 /// The five guests of the main job.
 pub fn guests() -> Vec<Guest> {
     let mut all = vec![Guest::new("pulse", "16M"), Guest::new("memory", "64M"), Guest::new("tables", "32M")];

@@ -260,6 +260,102 @@ impl Item<2> for Channel {
     }
 }
 
+/// An entry of a domain's grant table that is in use.
+///
+/// ```text
+///  word 0   63     56 55     48 47             32 31       0     word 1   63   40 39    0
+///           | writers | readers | to whom        | reference |            | 0     | frame |
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GrantInUse {
+    /// Which entry.
+    pub reference: u32,
+    /// Who uses it.
+    pub to: DomId,
+    /// Mappings that read.
+    pub readers: u8,
+    /// Mappings that also write.
+    pub writers: u8,
+    /// The frame granted.
+    pub frame: Mfn,
+}
+
+impl GrantInUse {
+    /// The most of either kind.
+    pub const MAX_USES: u8 = 0x80;
+}
+
+impl Item<2> for GrantInUse {
+    fn encode(&self) -> [u64; 2] {
+        let counts = u64::from(self.readers) << 48 | u64::from(self.writers) << 56;
+        [u64::from(self.reference) | u64::from(self.to.get()) << 32 | counts, self.frame.get()]
+    }
+
+    fn decode([first, second]: [u64; 2]) -> Result<Self, RecordError> {
+        let bad = |offset: u64, found: u64| RecordError::BadValue { offset, found };
+        let to = DomId::new((first >> 32) as u16);
+        let (readers, writers) = ((first >> 48) as u8, (first >> 56) as u8);
+        if !to.is_domain() {
+            return Err(bad(4, to.get().into()));
+        }
+        if readers > Self::MAX_USES || writers > Self::MAX_USES || readers == 0 && writers == 0 {
+            return Err(bad(6, first >> 48));
+        }
+        let frame = Mfn::try_new(second).map_err(|_| bad(8, second))?;
+        Ok(Self { reference: first as u32, to, readers, writers, frame })
+    }
+}
+
+/// A mapping of another domain's grant.
+///
+/// ```text
+///  word 0   63            32 31       0     word 1   63       32 31    16 15             0
+///           | reference there | handle |             | flags   | 0      | whose grant    |
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GrantMap {
+    /// Its handle.
+    pub handle: u32,
+    /// Whose grant.
+    pub granter: DomId,
+    /// Which.
+    pub reference: u32,
+    /// How: Xen's GNTMAP_*.
+    pub flags: u32,
+}
+
+impl GrantMap {
+    /// What every mapping has: GNTMAP_host_map.
+    const HOST_MAP: u32 = 2;
+    /// What it may have: GNTMAP_host_map, _readonly, _application_map, _contains_pte, and the guest's own bits.
+    const FLAGS: u32 = 0xffff_001e;
+}
+
+impl Item<2> for GrantMap {
+    fn encode(&self) -> [u64; 2] {
+        [
+            u64::from(self.handle) | u64::from(self.reference) << 32,
+            u64::from(self.granter.get()) | u64::from(self.flags) << 32,
+        ]
+    }
+
+    fn decode([first, second]: [u64; 2]) -> Result<Self, RecordError> {
+        let bad = |offset: u64, found: u64| RecordError::BadValue { offset, found };
+        let granter = DomId::new(second as u16);
+        let flags = (second >> 32) as u32;
+        if !granter.is_domain() {
+            return Err(bad(8, granter.get().into()));
+        }
+        if second >> 16 & 0xffff != 0 {
+            return Err(bad(10, second >> 16 & 0xffff));
+        }
+        if flags & !Self::FLAGS != 0 || flags & Self::HOST_MAP == 0 {
+            return Err(bad(12, flags.into()));
+        }
+        Ok(Self { handle: first as u32, granter, reference: (first >> 32) as u32, flags })
+    }
+}
+
 /// A 2 MiB block of the M2P.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct M2pBlock {

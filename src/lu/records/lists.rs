@@ -6,8 +6,11 @@
 
 use super::super::stream::{Body, ByteSource, Dest, RecordError, Sink, WriteError, Writer};
 use super::global::XenPagesKind;
-use super::items::{Channel, M2pBlock, Pin, SavedExtent, Stage};
-use super::{LU_EVTCHN, LU_EXTENTS, LU_GRANTS, LU_LINEAR, LU_LINGERING, LU_M2P, LU_PINNED, LU_STAGES, LU_XEN_PAGES};
+use super::items::{Channel, GrantInUse, GrantMap, M2pBlock, Pin, SavedExtent, Stage};
+use super::{
+    LU_EVTCHN, LU_EXTENTS, LU_GRANT_MAPS, LU_GRANTS, LU_GRANTS_IN_USE, LU_LINEAR, LU_LINGERING, LU_M2P, LU_PINNED,
+    LU_STAGES, LU_XEN_PAGES,
+};
 use crate::frame::Mfn;
 use core::marker::PhantomData;
 
@@ -160,32 +163,67 @@ impl<'a, S: ByteSource + ?Sized> XenPages<'a, S> {
     }
 }
 
-/// A domain's grant table: its version, 0 if it has none yet, and its frames.
+/// A domain's grant table: version, limits and frames.
 pub struct Grants<'a, S: ?Sized> {
-    /// 0, 1 or 2.
-    pub version: u32,
-    /// The shared frames.
+    /// What the frames are counted by.
+    pub head: GrantsHead,
+    /// Shared and status frames.
     pub frames: Items<'a, S, Mfn, 1>,
+}
+
+/// What LU_GRANTS says besides frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GrantsHead {
+    /// 1 or 2.
+    pub version: u32,
+    /// Shared frames that the domain may have, at most [`GrantsHead::MAX_FRAMES`].
+    pub max_frames: u32,
+    /// Mappings that it may have, at most [`GrantsHead::MAX_MAPS`].
+    pub max_maps: u32,
+    /// Shared frames, which come first.
+    pub nr_shared: u32,
+}
+
+impl GrantsHead {
+    /// A reader takes no higher limit of shared frames.
+    pub const MAX_FRAMES: u32 = 1 << 12;
+    /// A reader takes no higher limit of mappings.
+    pub const MAX_MAPS: u32 = 1 << 20;
+    /// In version 2, shared frames whose entries have their marks in one status frame.
+    const SHARED_PER_STATUS: u32 = 8;
+
+    /// Status frames that are due.
+    pub const fn nr_status(&self) -> u32 {
+        if self.version == 2 { self.nr_shared.div_ceil(Self::SHARED_PER_STATUS) } else { 0 }
+    }
 }
 
 impl<'a, S: ByteSource + ?Sized> Grants<'a, S> {
     /// Reads the body.
     pub fn decode(mut body: Body<'a, S>) -> Result<Self, RecordError> {
-        let version = body.checked_u32(|version| (version <= 2).then_some(version))?;
-        let nr_frames = body.u32()?;
-        Ok(Self { version, frames: Items::exactly(body, nr_frames.into())? })
+        let version = body.checked_u32(|n| matches!(n, 1 | 2).then_some(n))?;
+        let max_frames = body.checked_u32(|n| (n <= GrantsHead::MAX_FRAMES).then_some(n))?;
+        let max_maps = body.checked_u32(|n| (n <= GrantsHead::MAX_MAPS).then_some(n))?;
+        let nr_shared = body.checked_u32(|n| (n <= max_frames).then_some(n))?;
+        let head = GrantsHead { version, max_frames, max_maps, nr_shared };
+        body.checked_u32(|n| (n == head.nr_status()).then_some(n))?;
+        body.reserved(4)?;
+        let nr_frames = u64::from(nr_shared) + u64::from(head.nr_status());
+        Ok(Self { head, frames: Items::exactly(body, nr_frames)? })
     }
 }
 
 /// Writes LU_GRANTS.
-pub fn write_grants<D: Dest>(out: &mut Writer<D>, version: u32, frames: &[Mfn]) -> Result<(), WriteError> {
-    let Ok(nr_frames) = u32::try_from(frames.len()) else {
-        let found = frames.len() as u64;
-        return out.fail(WriteError::Count { kind: LU_GRANTS, due: u32::MAX.into(), found });
-    };
+pub fn write_grants<D: Dest>(out: &mut Writer<D>, head: GrantsHead, frames: &[Mfn]) -> Result<(), WriteError> {
+    let (due, found) = (u64::from(head.nr_shared) + u64::from(head.nr_status()), frames.len() as u64);
+    if found != due {
+        return out.fail(WriteError::Count { kind: LU_GRANTS, due, found });
+    }
     out.open_record(LU_GRANTS)?;
-    out.put_u32(version);
-    out.put_u32(nr_frames);
+    for field in [head.version, head.max_frames, head.max_maps, head.nr_shared, head.nr_status()] {
+        out.put_u32(field);
+    }
+    out.put_zeros(4);
     for mfn in frames {
         out.put_u64(mfn.get());
     }
@@ -255,6 +293,20 @@ impl<'w, D: Dest> ListWriter<'w, D, Channel, 2> {
     /// For LU_EVTCHN; ports have to ascend.
     pub fn channels(out: &'w mut Writer<D>) -> Self {
         Self::new(out, LU_EVTCHN, None, ITEMS_PER_RECORD)
+    }
+}
+
+impl<'w, D: Dest> ListWriter<'w, D, GrantInUse, 2> {
+    /// For LU_GRANTS_IN_USE; references have to ascend.
+    pub fn grants_in_use(out: &'w mut Writer<D>) -> Self {
+        Self::new(out, LU_GRANTS_IN_USE, None, ITEMS_PER_RECORD)
+    }
+}
+
+impl<'w, D: Dest> ListWriter<'w, D, GrantMap, 2> {
+    /// For LU_GRANT_MAPS; handles have to ascend.
+    pub fn grant_maps(out: &'w mut Writer<D>) -> Self {
+        Self::new(out, LU_GRANT_MAPS, None, ITEMS_PER_RECORD)
     }
 }
 

@@ -33,12 +33,12 @@ mod vcpu;
 
 pub use domain::{DomainBegin, DomainFlags, LuWatchdogs};
 pub use global::{HostFlags, LuHost, LuLog, LuModule, LuTime, LuVersion, StreamVersion, XenPagesKind, stage};
-pub use items::{Channel, ChannelState, ExtentError, M2pBlock, Pin, SavedExtent, Stage};
+pub use items::{Channel, ChannelState, ExtentError, GrantInUse, GrantMap, M2pBlock, Pin, SavedExtent, Stage};
 pub use libxc::{
     P2M_PFNS_PER_FRAME, P2mFrames, PvInfo, SHARED_INFO_LEN, TscInfo, VCPU_CONTEXT_LEN, VcpuBasic, VcpuXsave,
     XSAVE_AREA_LEN_MAX, XSAVE_LEN_MIN, write_p2m_frames, write_vcpu_basic, write_vcpu_xsave,
 };
-pub use lists::{Grants, Item, Items, ItemsIter, ListWriter, XenPages, write_grants, write_stages};
+pub use lists::{Grants, GrantsHead, Item, Items, ItemsIter, ListWriter, XenPages, write_grants, write_stages};
 pub use text::{Name, NameError, TEXT_LEN_MAX};
 pub use validate::{Summary, validate};
 pub use vcpu::{CallbackMasks, Callbacks, LuVcpu, Runstate, VcpuFlags, VcpuPending};
@@ -107,7 +107,7 @@ kinds! {
     LU_VCPU = 0x4000_0014,
     /// The module string that the domain was made from, for its reboot.
     LU_CMDLINE_MODULE = 0x4000_0015,
-    /// The domain's grant table.
+    /// The domain's grant table: version, limits and frames.
     LU_GRANTS = 0x4000_0016,
     /// Which page tables nobody has pinned are named by tables of their own level.
     LU_LINEAR = 0x4000_0017,
@@ -115,6 +115,10 @@ kinds! {
     LU_CONSOLE = 0x4000_0018,
     /// Frames that the domain has given up and that something still refers to.
     LU_LINGERING = 0x4000_0019,
+    /// Which entries of the domain's grant table are in use.
+    LU_GRANTS_IN_USE = 0x4000_001a,
+    /// Which grants of other domains the domain maps.
+    LU_GRANT_MAPS = 0x4000_001b,
     /// What was typed to the domain and has had no room in its console ring yet.
     LU_TYPED = 0x4000_001c,
     /// When the domain's watchdogs run out.
@@ -141,6 +145,7 @@ const _: () = assert!(LU_VERSION == REC_TYPE_LIVE_UPDATE);
 const _: () = assert!(LU_TIME == 0x4000_0001 && LU_HOST == 0x4000_0008);
 const _: () = assert!(DOMAIN_BEGIN == 0x4000_0010 && LU_GRANTS == 0x4000_0016 && DOMAIN_END == 0x4000_001f);
 const _: () = assert!(LU_LINEAR == 0x4000_0017 && LU_CONSOLE == 0x4000_0018 && LU_TYPED == 0x4000_001c);
+const _: () = assert!(LU_GRANTS_IN_USE == 0x4000_001a && LU_GRANT_MAPS == 0x4000_001b);
 const _: () = assert!(LU_LINGERING == 0x4000_0019 && LU_WATCHDOGS == 0x4000_001d);
 const _: () = assert!(SHARED_INFO == 7 && X86_TSC_INFO == 8 && STATIC_DATA_END == 16);
 
@@ -218,6 +223,10 @@ pub enum AnyRecord<'a, S: ?Sized> {
     CmdlineModule(Body<'a, S>),
     /// [`LU_GRANTS`]
     Grants(Grants<'a, S>),
+    /// [`LU_GRANTS_IN_USE`]
+    GrantsInUse(Items<'a, S, GrantInUse, 2>),
+    /// [`LU_GRANT_MAPS`]
+    GrantMaps(Items<'a, S, GrantMap, 2>),
     /// [`LU_LINEAR`]
     Linear(Items<'a, S, Pin, 1>),
     /// [`LU_CONSOLE`]: the bytes.
@@ -267,6 +276,8 @@ impl<'a, S: ByteSource + ?Sized> AnyRecord<'a, S> {
             LU_VCPU => LuVcpu::decode(body).map(Self::Vcpu),
             LU_CMDLINE_MODULE => text::decode(body).map(Self::CmdlineModule),
             LU_GRANTS => Grants::decode(body).map(Self::Grants),
+            LU_GRANTS_IN_USE => Items::decode(body).map(Self::GrantsInUse),
+            LU_GRANT_MAPS => Items::decode(body).map(Self::GrantMaps),
             LU_LINEAR => Items::decode(body).map(Self::Linear),
             LU_CONSOLE => text::decode(body).map(Self::Console),
             LU_LINGERING => Items::decode(body).map(Self::Lingering),

@@ -290,14 +290,77 @@ fn blobs_are_whole() {
     assert_eq!(write_p2m_frames(&mut writer, 0, 511, &frames), Err(expected));
     assert_eq!(writer.finish(), Err(expected));
 
-    let frames = [Mfn::new(8), Mfn::new(9)];
-    let bytes = stream(|w| write_grants(w, 1, &frames).unwrap());
-    assert_eq!(bytes[8..32], layout(24, &[(0, 4, 1), (4, 4, 2), (8, 8, 8), (16, 8, 9)]));
+    let frames = [Mfn::new(8), Mfn::new(9), Mfn::new(10)];
+    let head = GrantsHead { version: 2, max_frames: 64, max_maps: 512, nr_shared: 2 };
+    let bytes = stream(|w| write_grants(w, head, &frames).unwrap());
+    let fields = [(0, 4, 2), (4, 4, 64), (8, 4, 512), (12, 4, 2), (16, 4, 1), (24, 8, 8), (32, 8, 9), (40, 8, 10)];
+    assert_eq!(bytes[8..56], layout(48, &fields));
     only(&bytes, |record| {
         let AnyRecord::Grants(saved) = record else { panic!("another record") };
-        assert!(saved.version == 1 && saved.frames.iter().map(Result::unwrap).eq(frames));
+        assert!(saved.head == head && saved.frames.iter().map(Result::unwrap).eq(frames));
     })
     .unwrap();
+    let mut writer = Writer::new(Vec::new());
+    let expected = WriteError::Count { kind: LU_GRANTS, due: 3, found: 2 };
+    assert_eq!(write_grants(&mut writer, head, &frames[..2]), Err(expected));
+}
+
+#[test]
+fn grants_in_use_and_mappings_of_grants() {
+    let used = GrantInUse {
+        reference: 0x1234_5678,
+        to: DomId::new(0x7fef),
+        readers: 0x80,
+        writers: 3,
+        frame: Mfn::new(0xff_1234_5678),
+    };
+    let bytes = stream(|w| {
+        let mut list = ListWriter::grants_in_use(w);
+        list.push(&used);
+        assert_eq!(list.finish(), Ok(1));
+    });
+    let fields = [(0, 4, 0x1234_5678), (4, 2, 0x7fef), (6, 1, 0x80), (7, 1, 3), (8, 8, 0xff_1234_5678)];
+    assert_eq!(bytes[8..24], layout(16, &fields));
+    only(&bytes, |record| {
+        let AnyRecord::GrantsInUse(list) = record else { panic!("another record") };
+        assert!(list.iter().eq([Ok(used)]));
+    })
+    .unwrap();
+
+    let map = GrantMap { handle: 7, granter: DomId::new(3), reference: 9, flags: 0x8000_001e };
+    let bytes = stream(|w| {
+        let mut list = ListWriter::grant_maps(w);
+        list.push(&map);
+        assert_eq!(list.finish(), Ok(1));
+    });
+    assert_eq!(bytes[8..24], layout(16, &[(0, 4, 7), (4, 4, 9), (8, 2, 3), (12, 4, 0x8000_001e)]));
+    only(&bytes, |record| {
+        let AnyRecord::GrantMaps(list) = record else { panic!("another record") };
+        assert!(list.iter().eq([Ok(map)]));
+    })
+    .unwrap();
+
+    // Each of them wrong in one field.
+    let bad = |offset, found| Err(RecordError::BadValue { offset, found });
+    let one = 1 << 48;
+    for (words, expected) in [
+        ([one | 0x7ff0 << 32, 0], bad(4, 0x7ff0)),
+        ([0, 0], bad(6, 0)),
+        ([0x81 << 48, 0], bad(6, 0x81)),
+        ([0x81 << 56, 0], bad(6, 0x8100)),
+        ([one, 1 << 40], bad(8, 1 << 40)),
+    ] {
+        assert_eq!(<GrantInUse as Item<2>>::decode(words).map(|_| ()), expected);
+    }
+    for (words, expected) in [
+        ([0, 0x7ff0 | 2 << 32], bad(8, 0x7ff0)),
+        ([0, 5 << 16 | 2 << 32], bad(10, 5)),
+        ([0, 4 << 32], bad(12, 4)),
+        ([0, 3 << 32], bad(12, 3)),
+        ([0, 0x22 << 32], bad(12, 0x22)),
+    ] {
+        assert_eq!(<GrantMap as Item<2>>::decode(words).map(|_| ()), expected);
+    }
 }
 
 #[test]
@@ -306,7 +369,7 @@ fn bodies_of_another_length_are_refused() {
     let text = vec![0x41; TEXT_LEN_MAX as usize + 1];
     let xsave = vec![0; 24 + XSAVE_AREA_LEN_MAX as usize + 1];
     let none = vec![];
-    let cases: [(u32, &[u8], RecordError); 26] = [
+    let cases: [(u32, &[u8], RecordError); 32] = [
         (LU_CMDLINE, &text, Long { known: 0x1_0000, found: 0x1_0001 }),
         (LU_CMDLINE_MODULE, &text, Long { known: 0x1_0000, found: 0x1_0001 }),
         (LU_MODULE, &[0; 15], Short { needed: 16, found: 15 }),
@@ -323,9 +386,15 @@ fn bodies_of_another_length_are_refused() {
         (LU_EXTENTS, &[0; 24], NotWhole { item: 16, found: 24 }),
         (LU_PINNED, &[0; 12], NotWhole { item: 8, found: 12 }),
         (LU_EVTCHN, &[0; 8], NotWhole { item: 16, found: 8 }),
-        (LU_GRANTS, &layout(8, &[(0, 4, 3)]), BadValue { offset: 0, found: 3 }),
-        (LU_GRANTS, &layout(16, &[(4, 4, 2)]), Short { needed: 24, found: 16 }),
-        (LU_GRANTS, &layout(16, &[]), Long { known: 8, found: 16 }),
+        (LU_GRANTS, &layout(24, &[(0, 4, 3)]), BadValue { offset: 0, found: 3 }),
+        (LU_GRANTS, &layout(24, &[]), BadValue { offset: 0, found: 0 }),
+        (LU_GRANTS, &layout(24, &[(0, 4, 1), (4, 4, 0x1001)]), BadValue { offset: 4, found: 0x1001 }),
+        (LU_GRANTS, &layout(24, &[(0, 4, 1), (8, 4, 0x10_0001)]), BadValue { offset: 8, found: 0x10_0001 }),
+        (LU_GRANTS, &layout(24, &[(0, 4, 1), (4, 4, 1), (12, 4, 2)]), BadValue { offset: 12, found: 2 }),
+        (LU_GRANTS, &layout(24, &[(0, 4, 2), (4, 4, 9), (12, 4, 9), (16, 4, 1)]), BadValue { offset: 16, found: 1 }),
+        (LU_GRANTS, &layout(24, &[(0, 4, 1), (20, 4, 1)]), Reserved { offset: 20, found: 1 }),
+        (LU_GRANTS, &layout(24, &[(0, 4, 1), (4, 4, 1), (12, 4, 1)]), Short { needed: 32, found: 24 }),
+        (LU_GRANTS, &layout(32, &[(0, 4, 1)]), Long { known: 24, found: 32 }),
         (DOMAIN_END, &[0], Long { known: 0, found: 1 }),
         (STATIC_DATA_END, &[0], Long { known: 0, found: 1 }),
         (SHARED_INFO, &[0; 4095], Short { needed: 4096, found: 4095 }),

@@ -7,9 +7,9 @@
 use super::super::stream::{ByteSource, OrderRule, REC_TYPE_END, Reader, Record, StreamError};
 use super::{
     AnyRecord, DOMAIN_END, DomainBegin, DomainFlags, LU_CMDLINE, LU_CMDLINE_MODULE, LU_CONSOLE, LU_EVTCHN, LU_EXTENTS,
-    LU_GRANTS, LU_HOST, LU_LINEAR, LU_LINGERING, LU_LOG, LU_M2P, LU_PINNED, LU_STAGES, LU_TIME, LU_TYPED, LU_VCPU,
-    LU_VERSION, LU_WATCHDOGS, LuVcpu, LuVersion, SHARED_INFO, STATIC_DATA_END, VcpuFlags, X86_PV_INFO,
-    X86_PV_P2M_FRAMES, X86_PV_VCPU_BASIC, X86_PV_VCPU_XSAVE, X86_TSC_INFO,
+    LU_GRANT_MAPS, LU_GRANTS, LU_GRANTS_IN_USE, LU_HOST, LU_LINEAR, LU_LINGERING, LU_LOG, LU_M2P, LU_PINNED, LU_STAGES,
+    LU_TIME, LU_TYPED, LU_VCPU, LU_VERSION, LU_WATCHDOGS, LuVcpu, LuVersion, SHARED_INFO, STATIC_DATA_END, VcpuFlags,
+    X86_PV_INFO, X86_PV_P2M_FRAMES, X86_PV_VCPU_BASIC, X86_PV_VCPU_XSAVE, X86_TSC_INFO,
 };
 use crate::frame::DomId;
 use alloc::vec::Vec;
@@ -31,6 +31,8 @@ pub struct Summary {
     pub nr_pinned: u64,
     /// Event channels.
     pub nr_channels: u64,
+    /// Mappings of other domains' grants.
+    pub nr_grant_maps: u64,
     /// Extents that the hypervisor itself wants kept.
     pub nr_xen_extents: u64,
     /// Frames in them.
@@ -66,6 +68,7 @@ pub fn validate<S: ByteSource + ?Sized>(mut reader: Reader<'_, S>) -> Result<Sum
             nr_pages: 0,
             nr_pinned: 0,
             nr_channels: 0,
+            nr_grant_maps: 0,
             nr_xen_extents: 0,
             nr_xen_pages: 0,
             nr_modules: 0,
@@ -177,11 +180,23 @@ struct Domain {
     /// The last vCPU has no context, or has had it.
     is_vcpu_complete: bool,
     last_port: u32,
+    /// The next grant in use and the next handle are not below these.
+    next_grant: u64,
+    next_handle: u64,
 }
 
 impl Domain {
     fn new(begin: DomainBegin) -> Self {
-        Self { begin, seen: Seen(0), nr_vcpus: 0, vcpu_seen: Seen(0), is_vcpu_complete: true, last_port: 0 }
+        Self {
+            begin,
+            seen: Seen(0),
+            nr_vcpus: 0,
+            vcpu_seen: Seen(0),
+            is_vcpu_complete: true,
+            last_port: 0,
+            next_grant: 0,
+            next_handle: 0,
+        }
     }
 
     fn end_vcpu(&self) -> Result<(), OrderRule> {
@@ -232,7 +247,10 @@ struct Walk {
 /// True for what stands inside a domain's bracket.
 fn is_of_domain(kind: u32) -> bool {
     matches!(kind, LU_EXTENTS | LU_PINNED | LU_EVTCHN | LU_VCPU | LU_CMDLINE_MODULE | LU_GRANTS | DOMAIN_END)
-        || matches!(kind, LU_LINEAR | LU_CONSOLE | LU_TYPED | LU_LINGERING | LU_WATCHDOGS)
+        || matches!(
+            kind,
+            LU_LINEAR | LU_CONSOLE | LU_TYPED | LU_GRANTS_IN_USE | LU_GRANT_MAPS | LU_LINGERING | LU_WATCHDOGS
+        )
         || matches!(kind, X86_PV_INFO | X86_PV_P2M_FRAMES | X86_PV_VCPU_BASIC | X86_PV_VCPU_XSAVE)
         || matches!(kind, SHARED_INFO | X86_TSC_INFO | STATIC_DATA_END)
 }
@@ -318,6 +336,11 @@ impl Walk {
     }
 }
 
+/// What the number after `found` is not below, which itself is not below `due`.
+fn ascend(kind: u32, due: u64, found: u32) -> Result<u64, OrderRule> {
+    if u64::from(found) < due { Err(OrderRule::GrantOrder { kind, found }) } else { Ok(u64::from(found) + 1) }
+}
+
 fn in_domain<S: ByteSource + ?Sized>(
     domain: &mut Domain,
     sum: &mut Summary,
@@ -377,6 +400,21 @@ fn in_domain<S: ByteSource + ?Sized>(
         AnyRecord::Grants(grants) => {
             for mfn in grants.frames {
                 mfn.map_err(item)?;
+            }
+        }
+        AnyRecord::GrantsInUse(grants) => {
+            domain.seen.need_before(kind, LU_GRANTS).map_err(order)?;
+            for grant in grants {
+                let found = grant.map_err(item)?.reference;
+                domain.next_grant = ascend(kind, domain.next_grant, found).map_err(order)?;
+            }
+        }
+        AnyRecord::GrantMaps(maps) => {
+            domain.seen.need_before(kind, LU_GRANTS).map_err(order)?;
+            for map in maps {
+                let found = map.map_err(item)?.handle;
+                domain.next_handle = ascend(kind, domain.next_handle, found).map_err(order)?;
+                sum.nr_grant_maps += 1;
             }
         }
         AnyRecord::P2mFrames(p2m) => {

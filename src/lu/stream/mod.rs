@@ -427,6 +427,13 @@ pub enum OrderRule {
         /// The port found.
         found: u32,
     },
+    /// Grants in use or handles of mappings do not ascend.
+    GrantOrder {
+        /// The record's type.
+        kind: u32,
+        /// The number found.
+        found: u32,
+    },
     /// Blocks of the M2P do not ascend.
     M2pOrder {
         /// First frame covered by the block before.
@@ -454,6 +461,7 @@ impl fmt::Display for OrderRule {
             }
             Self::VcpusMissing { due, found } => write!(f, "{found} of {due} vCPUs are there"),
             Self::PortOrder { last, found } => write!(f, "event channel {found} after {last}"),
+            Self::GrantOrder { kind, found } => write!(f, "number {found} out of order in record {kind:#x}"),
             Self::M2pOrder { last, found } => write!(f, "M2P block for frame {found:#x} after {last:#x}"),
             Self::NoMemory => write!(f, "no memory to check it"),
         }

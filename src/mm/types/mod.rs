@@ -32,6 +32,7 @@
 mod descriptor;
 pub mod entry;
 mod error;
+mod grants;
 mod refs;
 mod roots;
 mod tables;
@@ -43,6 +44,7 @@ mod tests;
 
 pub use descriptor::{FIRST_RESERVED_GDT_ENTRY, GUEST_GDT_PAGES, check_descriptor};
 pub use error::TypeError;
+pub use grants::{LeafPlace, LooseLeaf};
 pub use roots::Root;
 pub use update::Preserve;
 pub use walk::{Leaf, WalkFault, walk};

@@ -258,7 +258,7 @@ impl<'a, L: PageLookup, M: PhysMem> PageTypes<'a, L, M> {
 
     /// Drops what [`Self::get_leaf`] took.
     #[inline(always)]
-    fn put_leaf(&self, leaf: u64) {
+    pub(super) fn put_leaf(&self, leaf: u64) {
         let mfn = frame_of(leaf);
         let page = match self.pages.page(mfn) {
             Ok(page) => page,

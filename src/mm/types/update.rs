@@ -123,7 +123,7 @@ impl<'a, L: PageLookup, M: PhysMem> PageTypes<'a, L, M> {
     }
 
     /// Runs `body` with a general reference on a frame of the domain.
-    fn with_page<T>(
+    pub(super) fn with_page<T>(
         &self,
         mfn: Mfn,
         body: impl FnOnce(Mfn, &PageInfo) -> Result<T, TypeError>,
@@ -176,7 +176,7 @@ impl<'a, L: PageLookup, M: PhysMem> PageTypes<'a, L, M> {
     }
 
     /// Drops what the replaced entry stood for; true if it translated.
-    fn put_replaced(&self, table: &Table<'_>, old: u64) -> bool {
+    pub(super) fn put_replaced(&self, table: &Table<'_>, old: u64) -> bool {
         if old & PRESENT != 0 {
             self.put_entry(table, old);
         }
@@ -185,7 +185,7 @@ impl<'a, L: PageLookup, M: PhysMem> PageTypes<'a, L, M> {
 
     /// Writes the entry in place of `old`; what stood there last. The table is locked, so only the CPU may have changed the
     /// entry meanwhile, and only its accessed and dirty bits.
-    fn exchange(&self, pte: Maddr, old: u64, new: u64, preserve: Preserve) -> Result<u64, TypeError> {
+    pub(super) fn exchange(&self, pte: Maddr, old: u64, new: u64, preserve: Preserve) -> Result<u64, TypeError> {
         let mut old = old;
         loop {
             let value = match preserve {
@@ -204,7 +204,7 @@ impl<'a, L: PageLookup, M: PhysMem> PageTypes<'a, L, M> {
 }
 
 /// The address of an entry or descriptor, given by a guest.
-fn entry_maddr(found: u64) -> Result<Maddr, TypeError> {
+pub(super) fn entry_maddr(found: u64) -> Result<Maddr, TypeError> {
     const _: () = assert!(PAGE_SIZE.is_multiple_of(8), "an aligned entry lies in one frame");
     if found & 7 != 0 {
         return Err(TypeError::Address { found });

@@ -36,6 +36,7 @@ pub mod hypercall {
     pub const SET_TIMER_OP: u64 = 15;
     pub const XEN_VERSION: u64 = 17;
     pub const CONSOLE_IO: u64 = 18;
+    pub const GRANT_TABLE_OP: u64 = 20;
     pub const VM_ASSIST: u64 = 21;
     pub const IRET: u64 = 23;
     pub const VCPU_OP: u64 = 24;

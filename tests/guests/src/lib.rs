@@ -4,7 +4,7 @@
 //! crate: numbers and layouts are taken from Xen's public headers a second time ([`abi`]), and what a guest expects of
 //! the world it states itself.
 //!
-//! - pure parts, tested on the host: [`abi`], [`bits`], [`clock`], [`lines`], [`options`], [`pattern`], [`pte`], [`tokens`];
+//! - pure parts, tested on the host: [`abi`], [`bits`], [`clock`], [`grant`], [`lines`], [`options`], [`pattern`], [`pte`], [`tokens`];
 //! - the machine (`machine`, bare metal only): entry, traps, hypercalls, events, console, time, memory, verdict.
 //!
 //! Every guest understands `run=<ms>` on its command line and the console lines listed at `machine::guest`.
@@ -16,6 +16,7 @@ extern crate std;
 pub mod abi;
 pub mod bits;
 pub mod clock;
+pub mod grant;
 pub mod lines;
 #[cfg(target_os = "none")]
 pub mod machine;

@@ -4,6 +4,7 @@
 
 mod boot;
 mod console;
+mod grants;
 mod guests;
 mod kexec;
 mod memory;
@@ -83,6 +84,7 @@ fn all() -> Vec<Scenario> {
         region::all(),
         update::all(),
         guests::all(),
+        grants::all(),
         memory::all(),
         smp::all(),
         console::all(),

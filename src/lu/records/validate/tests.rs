@@ -129,7 +129,9 @@ fn good() -> Vec<Saved> {
         words(LU_PINNED, &[4 << 60 | 0x11, 1 << 60 | 0x12]),
         words(LU_EVTCHN, &[ipi(1), ipi(4)].concat()),
         words(LU_EVTCHN, &ipi(5)),
-        words(LU_GRANTS, &[1 | 1 << 32, 0x13]),
+        words(LU_GRANTS, &[1 | 64 << 32, 512 | 1 << 32, 0, 0x13]),
+        words(LU_GRANTS_IN_USE, &[8 | 2 << 32 | 1 << 48, 0x11, 9 | 2 << 32 | 1 << 48, 0x12]),
+        words(LU_GRANT_MAPS, &[0, 0x7fef | 2 << 32, 3, 0x7fef | 6 << 32]),
         words(LU_WATCHDOGS, &[1, 2]),
         vcpu(0, VcpuFlags::INITIALISED | VcpuFlags::UP),
         blob(X86_PV_VCPU_BASIC, 0, 5176),
@@ -180,6 +182,7 @@ fn a_good_stream_is_counted() {
         nr_pages: 14,
         nr_pinned: 2,
         nr_channels: 3,
+        nr_grant_maps: 2,
         nr_xen_extents: 1,
         nr_xen_pages: 0x400,
         nr_modules: 1,
@@ -212,6 +215,7 @@ fn every_second_record_is_refused_but_for_those_there_may_be_more_of() {
                 assert!(found.is_ok(), "{:#x}", record.0)
             }
             LU_EVTCHN => assert!(matches!(rule(&twice), OrderRule::PortOrder { .. })),
+            LU_GRANTS_IN_USE | LU_GRANT_MAPS => assert!(matches!(rule(&twice), OrderRule::GrantOrder { .. })),
             DOMAIN_BEGIN => assert!(matches!(rule(&twice), OrderRule::InsideDomain { .. })),
             DOMAIN_END => assert!(matches!(rule(&twice), OrderRule::OutsideDomain { kind: DOMAIN_END })),
             // A second record of a vCPU's number is out of turn; after one with a context, the context is missed first.
@@ -228,7 +232,7 @@ fn every_missing_record_is_refused_but_for_those_there_may_be_none_of() {
         let mut fewer = records.clone();
         fewer.remove(index);
         let is_needed = matches!(record.0, LU_VERSION | LU_TIME | DOMAIN_BEGIN | DOMAIN_END | X86_PV_INFO)
-            || matches!(record.0, STATIC_DATA_END | LU_VCPU | X86_PV_VCPU_BASIC);
+            || matches!(record.0, STATIC_DATA_END | LU_VCPU | X86_PV_VCPU_BASIC | LU_GRANTS);
         assert_eq!(check(&fewer).is_err(), is_needed, "{:#x}", record.0);
     }
 }
@@ -281,6 +285,19 @@ fn each_rule_has_a_name() {
         (with(vcpu0 + 4..vcpu0 + 4, &[blob(xsave, 0, 24)]), VcpuForeign { kind: xsave, found: 0 }),
         (with(at(LU_EVTCHN)..at(LU_EVTCHN), &[words(LU_EVTCHN, &ipi(1))]), PortOrder { last: 1, found: 1 }),
         (with(at(LU_EVTCHN)..at(LU_EVTCHN) + 1, &[words(LU_EVTCHN, &ipi(9))]), PortOrder { last: 9, found: 5 }),
+        (
+            with(
+                at(LU_GRANTS_IN_USE)..at(LU_GRANTS_IN_USE) + 1,
+                &[words(LU_GRANTS_IN_USE, &[9 | 1 << 48, 1, 9 | 1 << 48, 1])],
+            ),
+            GrantOrder { kind: LU_GRANTS_IN_USE, found: 9 },
+        ),
+        (
+            with(at(LU_GRANT_MAPS)..at(LU_GRANT_MAPS) + 1, &[words(LU_GRANT_MAPS, &[4, 2 << 32, 3, 2 << 32])]),
+            GrantOrder { kind: LU_GRANT_MAPS, found: 3 },
+        ),
+        (with(at(LU_GRANTS)..at(LU_GRANTS) + 1, &[]), Before { kind: LU_GRANTS_IN_USE, needs: LU_GRANTS }),
+        (with(at(LU_GRANTS)..at(LU_GRANTS) + 2, &[]), Before { kind: LU_GRANT_MAPS, needs: LU_GRANTS }),
         (
             with(at(LU_M2P)..at(LU_M2P) + 1, &[words(LU_M2P, &[0x4_0000, 0x200, 0, 0x400])]),
             M2pOrder { last: 0x4_0000, found: 0 },

@@ -4,6 +4,7 @@
 //! every table, and says for each frame what its counts must be.
 
 mod cost;
+mod grants;
 mod random;
 mod rules;
 

@@ -183,6 +183,16 @@ pub fn memory_op<T>(operation: u64, argument: &mut T) -> Outcome {
     checked(nr::MEMORY_OP, [operation, address_mut(argument), 0, 0, 0])
 }
 
+/// A grant table operation on a list of its argument structures, which may be written.
+pub fn grant_table_op<T>(operation: u64, list: &mut [T]) -> Outcome {
+    checked(nr::GRANT_TABLE_OP, [operation, address_mut(list), list.len() as u64, 0, 0])
+}
+
+/// The same with a list that is nowhere.
+pub fn grant_table_op_nowhere(operation: u64, count: u64) -> Outcome {
+    checked(nr::GRANT_TABLE_OP, [operation, 0x0000_7abc_def0_1000, count, 0, 0])
+}
+
 /// Installs exception handlers; the table ends with address 0.
 pub fn set_trap_table(table: &[abi::TrapInfo]) -> Outcome {
     checked(nr::SET_TRAP_TABLE, [address(table), 0, 0, 0, 0])

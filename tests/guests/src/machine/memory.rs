@@ -73,6 +73,18 @@ pub fn boot_l4_entry(slot: usize) -> u64 {
     mfn_of(start_info().pt_base) * PAGE_SIZE + slot as u64 * 8
 }
 
+/// Machine address of the level-1 entry that translates an address of the boot mapping.
+pub fn boot_l1_entry(va: u64) -> u64 {
+    let mut table = mfn_of(start_info().pt_base);
+    for level in [4, 3, 2] {
+        // SAFETY: boot page tables are mapped read-only for ever, and an aligned word of one is read.
+        let entry = unsafe { ((boot_va(table) + pte::index(va, level) as u64 * 8) as *const u64).read_volatile() };
+        assert!(entry & pte::PRESENT != 0, "{va:#x} is not in the boot mapping");
+        table = pte::frame(entry);
+    }
+    table * PAGE_SIZE + pte::index(va, 1) as u64 * 8
+}
+
 /// Maps the page shared with the hypervisor.
 pub fn map_shared_info() -> *mut SharedInfo {
     let va = SHARED_INFO_HOLE.0.get() as u64;

@@ -10,6 +10,7 @@ pub mod console;
 pub mod cpu;
 pub mod entry;
 pub mod events;
+pub mod grants;
 pub mod guest;
 pub mod hypercall;
 pub mod memory;
