@@ -16,10 +16,11 @@ pub fn all() -> Vec<Scenario> {
         Scenario::new("console-output-held", "a guest prints faster than the line takes it, through three updates")
             .options("liveupdate=32M lu-first=20 lu-updates=3 lu-every=20")
             .modules(job::images())
-            .guests([Guest::new("echo", "8M").line("flood=10000"), Guest::new("memory", "16M")])
+            .guests([Guest::new("echo", "8M").line("flood=40000"), Guest::new("memory", "16M")])
             .at("cold boot(?s:.)*\\(d1\\) > $", "\x01g")
+            // 200 KB: more than the pipe to QEMU and everything behind it hold.
             .rests(5)
-            .hears(numbers(0..10000))
+            .hears(numbers(0..40000))
             .types("\rfinish\r\x01\x01f")
             .updates(3)
             .limit(120),
@@ -80,7 +81,7 @@ fn typing(name: &'static str, purpose: &'static str) -> Scenario {
         .limit(240)
 }
 
-/// Numbers of four digits, each with a space behind it.
+/// Numbers of four digits, each with a space behind it; behind 9999 comes 0000.
 fn numbers(range: std::ops::Range<u32>) -> String {
-    range.map(|number| format!("{number:04} ")).collect()
+    range.map(|number| format!("{:04} ", number % 10_000)).collect()
 }
