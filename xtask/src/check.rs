@@ -2,7 +2,7 @@
 
 use crate::report::Verdict;
 use crate::scenario::{self, runner};
-use crate::{build, damage, paths, setup, step};
+use crate::{build, paths, setup, step};
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -49,7 +49,7 @@ pub fn verb(args: Args) -> Result<ExitCode> {
     }
     // One that builds nothing cannot test anything: then this step fails and the scenarios are not even tried.
     let started = Instant::now();
-    let built = build::all().and_then(|()| damage::make_all());
+    let built = build::all().and_then(|()| scenario::prepare(&scenario::chosen(None)));
     if let Err(error) = &built {
         println!("FAIL  build: {error:#}");
     }

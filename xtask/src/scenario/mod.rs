@@ -18,7 +18,7 @@ use crate::console::Act;
 use crate::image::{Boot, Module};
 use crate::job::Guest;
 use crate::report::Verdict;
-use crate::{build, damage, paths, setup};
+use crate::{build, damage, grub_pv, paths, setup};
 use anyhow::{Result, ensure};
 use regex::Regex;
 use std::path::PathBuf;
@@ -60,7 +60,7 @@ pub fn verb(args: Args) -> Result<ExitCode> {
     );
     setup::ensure(setup::BOOT)?;
     build::all_unless(args.no_build)?;
-    damage::make_all()?;
+    prepare(&chosen)?;
     let results = runner::run_all(&chosen, args.jobs)?;
     if let Some(json) = json {
         paths::write_json(&json, &results)?;
@@ -68,6 +68,16 @@ pub fn verb(args: Args) -> Result<ExitCode> {
     let tally = runner::Tally::of(&results);
     println!("{tally}");
     Ok(ExitCode::from(u8::from(tally.failed != 0)))
+}
+
+/// Makes what these scenarios boot besides the builds and the guests.
+pub fn prepare(chosen: &[Scenario]) -> Result<()> {
+    damage::make_all()?;
+    let grub = paths::out(grub_pv::PROGRAM);
+    if chosen.iter().any(|scenario| scenario.boot.modules.iter().any(|module| module.file == grub)) {
+        grub_pv::make()?;
+    }
+    Ok(())
 }
 
 /// The scenarios whose name contains the filter, in their order.
