@@ -13,7 +13,7 @@ pub fn all() -> Vec<Scenario> {
             .guests(job::events_pair(5))
             .says(r"\(d1\) updater: runs under luxen .*-b after update 1")
             .says(r"\(d1\) updater: ends under luxen .*-b$")
-            .options("finish=700")
+            .options("finish=1500")
             .updates(1),
         kexec("kexec-update-grub", "the same, by GRUB, in a machine with RAM above the hole", "expect=-b")
             .memory("6G")
