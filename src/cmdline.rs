@@ -13,6 +13,7 @@
 //! | `exit=` | `qemu`: end the machine with a verdict when all domains are down | stay |
 //! | `expect=` | `refuse`: the updates must be refused | they must succeed |
 //! | `test=` | name of a built-in machine test | none |
+//! | `conswitch=` | letter that, with Ctrl, moves the console's focus | a |
 //!
 //! Numbers are decimal, or hexadecimal behind `0x`; sizes and addresses may end in `K`, `M` or `G`. The first word may be the image's
 //! file name, which QEMU's loader puts there: it has no `=` and is passed over.
@@ -44,7 +45,7 @@ pub const MAX_COMPLAINTS: usize = 16;
 const NS_PER_MS: u64 = 1_000_000;
 const NS_PER_US: u64 = 1_000;
 
-const NAMES: &str = "liveupdate, lu-updates, lu-first, lu-every, lu-deadline, finish, exit, expect and test";
+const NAMES: &str = "liveupdate, lu-updates, lu-first, lu-every, lu-deadline, finish, exit, expect, test and conswitch";
 
 /// How the machine ends when all domains are down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +86,8 @@ pub struct Options {
     pub expect: Expect,
     /// The built-in test to run.
     pub test: Option<ShortText<MAX_TEST_NAME>>,
+    /// The key that moves the console's focus: a control character.
+    pub switch_key: u8,
 }
 
 impl Options {
@@ -99,6 +102,7 @@ impl Options {
         exit: Exit::Stay,
         expect: Expect::Success,
         test: None,
+        switch_key: 1,
     };
 }
 
@@ -216,6 +220,7 @@ enum Name {
     Exit,
     Expect,
     Test,
+    Conswitch,
 }
 
 impl Name {
@@ -230,6 +235,7 @@ impl Name {
             "exit" => Self::Exit,
             "expect" => Self::Expect,
             "test" => Self::Test,
+            "conswitch" => Self::Conswitch,
             _ => return None,
         })
     }
@@ -281,8 +287,20 @@ fn set(options: &mut Options, name: Name, value: &str) -> Result<(), Why> {
             }
             options.test = Some(ShortText::whole(value).ok_or(Why::TooLong { limit: MAX_TEST_NAME })?);
         }
+        Name::Conswitch => options.switch_key = control_key(value)?,
     }
     Ok(())
+}
+
+/// The control character of a letter. Those that a line editor cannot do without are refused.
+fn control_key(value: &str) -> Result<u8, Why> {
+    let expected = "a letter from a to z, but none of h, i, j and m";
+    match value.as_bytes() {
+        [] => Err(Why::NoValue { expected }),
+        [b'h' | b'i' | b'j' | b'm'] => Err(Why::BadValue { expected }),
+        [letter @ b'a'..=b'z'] => Ok(letter & 0x1f),
+        _ => Err(Why::BadValue { expected }),
+    }
 }
 
 /// The only word that an option knows so far.
@@ -401,7 +419,7 @@ mod tests {
     #[test]
     fn every_option_is_understood() {
         let line = " /boot/luxen.elf liveupdate=64M@0x8000000\tlu-updates=6 lu-first=1000 lu-every=0 lu-deadline=0x10 \
-                    finish=200 exit=qemu expect=refuse test=relocate-lists ";
+                    finish=200 exit=qemu expect=refuse test=relocate-lists conswitch=b ";
         let expected = Options {
             liveupdate: Ok(Some(RegionSpec { len_bytes: 64 << 20, start: Some(0x800_0000) })),
             lu_updates: 6,
@@ -412,6 +430,7 @@ mod tests {
             exit: Exit::Qemu,
             expect: Expect::Refuse,
             test: ShortText::whole("relocate-lists"),
+            switch_key: 2,
         };
         assert_eq!(options(line), expected);
         assert_eq!(options(""), Options::DEFAULT);
@@ -466,6 +485,9 @@ mod tests {
             ("exit=bochs", vec!["`bochs`", "expected qemu"]),
             ("expect=", vec!["expect= has no value", "refuse"]),
             ("test=", vec!["test= has no value"]),
+            ("conswitch=", vec!["conswitch= has no value", "letter"]),
+            ("conswitch=m", vec!["`m`", "none of h, i, j and m"]),
+            ("conswitch=A", vec!["`A`", "from a to z"]),
             ("test=123456789012345678901234567890123", vec!["too long", "at most 32 bytes"]),
         ];
         for (line, parts) in cases {
@@ -531,6 +553,7 @@ mod tests {
             "exit",
             "expect",
             "test",
+            "conswitch",
             "luxen",
             "",
         ]);
@@ -539,6 +562,7 @@ mod tests {
             "0x[0-9a-f]{1,8}".boxed(),
             "[0-9]{1,3}M@[0-9]{1,4}M".boxed(),
             "\\PC{0,40}".boxed(),
+            "[a-z]".boxed(),
             Just(String::from("qemu")).boxed(),
             Just(String::from("refuse")).boxed(),
         ];
@@ -583,6 +607,7 @@ mod tests {
                     "exit" => model.exit = one.exit,
                     "expect" => model.expect = one.expect,
                     "test" => model.test = one.test,
+                    "conswitch" => model.switch_key = one.switch_key,
                     other => prop_assert!(false, "{} was taken without complaint", other),
                 }
             }

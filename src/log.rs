@@ -4,7 +4,12 @@
 //! the image's own memory. Once there is memory that survives updates it moves there, and its place, head and printed
 //! position travel in the stream, so that lines of the outgoing build stand before those of the incoming one.
 //!
-//! Lines are `[seconds.micros] module: sentence`, guests' lines `(d3) text`.
+//! Lines are `[seconds.micros] module: sentence`, guests' lines `(d3) text`; what the guest in focus writes stands there as it is ([`raw`]). The ring holds
+//! exactly what the console gets, line ends included, and every line begins on a fresh one, whatever was left open before it.
+//!
+//! Until guests run, whoever logs waits for the console. From then on ([`pace`]) the console takes what it can take at once, and the rest when
+//! [`pump`] is called: nobody waits for a slow line, unless what is not printed yet would soon be overwritten. What guests may add is what [`room`] says,
+//! so that they are held back long before that.
 
 use crate::frame::MfnRange;
 use core::fmt::{self, Write};
@@ -12,6 +17,10 @@ use spin::Mutex;
 
 /// Bytes of the ring that serves until memory that survives is there.
 const EARLY_LEN: usize = 32 << 10;
+/// Guests may add to what is not printed yet up to this many bytes.
+const GUESTS_AHEAD: u64 = 4096;
+/// The most that is offered to the console in one go.
+const OFFER_MAX: usize = 256;
 
 /// A ring of bytes. Positions count bytes ever written; the oldest are overwritten.
 pub struct Ring<'a> {
@@ -55,11 +64,64 @@ impl<'a> Ring<'a> {
     }
 
     /// Hands everything not yet printed to `print`, in order.
-    pub fn print(&mut self, mut print: impl FnMut(&[u8])) {
-        while self.printed < self.head {
+    pub fn print(&mut self, print: impl FnMut(&[u8])) {
+        self.print_down_to(0, print);
+    }
+
+    /// As [`Ring::print`], until no more than `left` bytes are left.
+    pub fn print_down_to(&mut self, left: u64, mut print: impl FnMut(&[u8])) {
+        while self.backlog() > left {
             let (piece, next) = self.piece(self.printed);
             print(piece);
             self.printed = next;
+        }
+    }
+
+    /// Offers up to `limit` bytes that are not printed yet; `offer` says how many it took. How many that was in all.
+    pub fn offer(&mut self, limit: usize, mut offer: impl FnMut(&[u8]) -> usize) -> usize {
+        let mut taken = 0;
+        while self.backlog() != 0 && taken < limit {
+            let (piece, next) = self.piece(self.printed);
+            let start = next - piece.len() as u64;
+            let piece = &piece[..piece.len().min(limit - taken)];
+            let n = offer(piece).min(piece.len());
+            let is_all = n == piece.len();
+            self.printed = start + n as u64;
+            taken += n;
+            if !is_all {
+                break;
+            }
+        }
+        taken
+    }
+
+    /// Bytes that are not printed yet, those already overwritten included.
+    pub const fn backlog(&self) -> u64 {
+        self.head - self.printed
+    }
+
+    /// True if the next byte begins a line.
+    pub fn is_at_line_start(&self) -> bool {
+        self.head == 0 || self.buf[((self.head - 1) % self.buf.len() as u64) as usize] == b'\n'
+    }
+
+    /// Appends text whose lines end with `\n` alone, as the terminal wants them.
+    pub fn push_text(&mut self, text: &[u8]) {
+        for piece in text.split_inclusive(|&b| b == b'\n') {
+            match piece.strip_suffix(b"\n") {
+                Some(line) => {
+                    self.push(line);
+                    self.push(b"\r\n");
+                }
+                None => self.push(piece),
+            }
+        }
+    }
+
+    /// Sees to it that the next byte begins a line.
+    pub fn start_line(&mut self) {
+        if !self.is_at_line_start() {
+            self.push(b"\r\n");
         }
     }
 }
@@ -69,8 +131,10 @@ impl<'a> Ring<'a> {
 pub struct Backend {
     /// System time in nanoseconds.
     pub now_ns: fn() -> u64,
-    /// Writes bytes to the console.
+    /// Writes bytes to the console, and waits until it has them all.
     pub print: fn(&[u8]),
+    /// Offers bytes to the console; how many of them it took at once.
+    pub offer: fn(&[u8]) -> usize,
 }
 
 struct Log {
@@ -78,9 +142,10 @@ struct Log {
     place: Option<MfnRange>,
     backend: Option<Backend>,
     held: bool,
+    paced: bool,
 }
 
-static LOG: Mutex<Log> = Mutex::new(Log { ring: None, place: None, backend: None, held: false });
+static LOG: Mutex<Log> = Mutex::new(Log { ring: None, place: None, backend: None, held: false, paced: false });
 
 impl Log {
     fn flush(&mut self) {
@@ -88,8 +153,18 @@ impl Log {
             return;
         }
         if let (Some(ring), Some(backend)) = (&mut self.ring, self.backend) {
-            ring.print(backend.print);
+            if self.paced {
+                ring.offer(OFFER_MAX, backend.offer);
+                // What would be overwritten soon is worth waiting for.
+                ring.print_down_to(ring.buf.len() as u64 / 2, backend.print);
+            } else {
+                ring.print(backend.print);
+            }
         }
+    }
+
+    fn backlog(&self) -> u64 {
+        self.ring.as_ref().map_or(0, Ring::backlog)
     }
 }
 
@@ -154,7 +229,40 @@ pub fn place() -> Option<MfnRange> {
     LOG.lock().place
 }
 
-/// Adds bytes as they are: guests' lines and the operator's dialogue.
+/// From now on the console is served by [`pump`], and nobody waits for it.
+pub fn pace() {
+    LOG.lock().paced = true;
+}
+
+/// Prints all there is, and waits for it: the machine is about to end.
+pub fn drain() {
+    let mut log = LOG.lock();
+    (log.held, log.paced) = (false, false);
+    log.flush();
+}
+
+/// Offers the console more of what it has not printed yet; true if something is left that it could have.
+pub fn pump() -> bool {
+    let mut log = LOG.lock();
+    if log.backlog() == 0 {
+        return false;
+    }
+    log.flush();
+    !log.held && log.backlog() != 0
+}
+
+/// True if [`pump`] has something to do.
+pub fn is_behind() -> bool {
+    let log = LOG.lock();
+    !log.held && log.backlog() != 0
+}
+
+/// Bytes that guests may add now.
+pub fn room() -> usize {
+    GUESTS_AHEAD.saturating_sub(LOG.lock().backlog()) as usize
+}
+
+/// Adds bytes as they are: those of the guest that the operator talks to.
 pub fn raw(bytes: &[u8]) {
     let mut log = LOG.lock();
     if let Some(ring) = &mut log.ring {
@@ -163,11 +271,39 @@ pub fn raw(bytes: &[u8]) {
     log.flush();
 }
 
+/// Adds lines that end with `\n`, on a fresh line.
+pub fn lines(text: &[u8]) {
+    let mut log = LOG.lock();
+    if let Some(ring) = &mut log.ring {
+        ring.start_line();
+        ring.push_text(text);
+    }
+    log.flush();
+}
+
+/// Adds a line of a guest, or a piece of one, behind the mark of whose it is. A piece that goes on where an earlier one ended (`continues` is what
+/// this function gave then) is joined to it if nothing has come between. The result is for the piece behind this one.
+pub fn guest(mark: &[u8], text: &[u8], ends: bool, continues: Option<u64>) -> u64 {
+    let mut log = LOG.lock();
+    let Some(ring) = &mut log.ring else { return 0 };
+    if continues != Some(ring.head) {
+        ring.start_line();
+        ring.push(mark);
+    }
+    ring.push(text);
+    if ends {
+        ring.push(b"\r\n");
+    }
+    let head = ring.head;
+    log.flush();
+    head
+}
+
 struct Line<'a>(&'a mut Ring<'static>);
 
 impl Write for Line<'_> {
     fn write_str(&mut self, s: &str) -> fmt::Result {
-        self.0.push(s.as_bytes());
+        self.0.push_text(s.as_bytes());
         Ok(())
     }
 }
@@ -183,6 +319,7 @@ pub fn line_of(text: fmt::Arguments<'_>) {
     let now = log.backend.map_or(0, |b| (b.now_ns)());
     if let Some(ring) = &mut log.ring {
         let micros = now / 1000;
+        ring.start_line();
         // The ring takes everything: writing to it has no error.
         let _ = writeln!(Line(ring), "[{:5}.{:06}] {text}", micros / 1_000_000, micros % 1_000_000);
     }
@@ -195,7 +332,8 @@ pub fn break_lock() {
         // The holder is this CPU, in the middle of the panic; the others never hold it across one.
         force_unlock();
     }
-    LOG.lock().held = false;
+    let mut log = LOG.lock();
+    (log.held, log.paced) = (false, false);
 }
 
 #[expect(unsafe_code, reason = "the panic handler must be able to speak")]
@@ -240,6 +378,54 @@ mod tests {
         let mut ring = Ring::new(&mut buf);
         ring.push(b"abcdefg");
         assert_eq!(printed(&mut ring), b"defg");
+    }
+
+    #[test]
+    fn what_is_offered_goes_on_where_it_was_taken_to() {
+        let mut buf = [0; 8];
+        let mut ring = Ring::new(&mut buf);
+        let mut out = Vec::new();
+        // Three bytes at a time, as a console that is slow would have it.
+        let mut offer = |ring: &mut Ring<'_>, limit| {
+            ring.offer(limit, |bytes| {
+                let n = bytes.len().min(3);
+                out.extend_from_slice(&bytes[..n]);
+                n
+            })
+        };
+        ring.push(b"abcdef");
+        assert_eq!(offer(&mut ring, 8), 3);
+        ring.push(b"ghij");
+        assert_eq!(offer(&mut ring, 2), 2);
+        assert_eq!(ring.backlog(), 5);
+        // The end of the buffer is no end of what is offered.
+        assert_eq!((offer(&mut ring, 8), offer(&mut ring, 8)), (5, 0));
+        assert_eq!(out, b"abcdefghij");
+    }
+
+    #[test]
+    fn a_line_begins_on_a_fresh_one() {
+        let mut buf = [0; 64];
+        let mut ring = Ring::new(&mut buf);
+        ring.start_line();
+        ring.push_text(b"one\ntwo\n");
+        ring.start_line();
+        ring.push(b"/ # ");
+        ring.start_line();
+        ring.push_text(b"three\n");
+        assert_eq!(printed(&mut ring), b"one\r\ntwo\r\n/ # \r\nthree\r\n");
+    }
+
+    #[test]
+    fn printing_stops_with_what_may_be_left() {
+        let mut buf = [0; 8];
+        let mut ring = Ring::new(&mut buf);
+        ring.push(b"abcdefghij");
+        let mut out = Vec::new();
+        ring.print_down_to(9, |b| out.extend_from_slice(b));
+        // The oldest two bytes are gone; the rest comes in the pieces that the ring has.
+        assert_eq!(out, b"cdefgh");
+        assert_eq!(ring.backlog(), 2);
     }
 
     #[test]

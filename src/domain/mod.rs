@@ -9,4 +9,5 @@ pub mod kernel;
 pub mod memflags;
 pub mod sched;
 pub mod spec;
+pub mod store;
 pub mod watchdog;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! guest name=<s> memory=<size> [maxmem=<size>] [vcpus=1] [privileged] [count=<n>] [create=later] [ramdisk=<module name>] [peer=<name>]
-//!       [extents=<n>] [-- guest command line]
+//!       [extents=<n>] [store=empty] [-- guest command line]
 //! image name=<s>
 //! ramdisk name=<s>
 //! ```
@@ -69,6 +69,8 @@ pub struct GuestSpec<'a> {
     pub peer: Option<&'a str>,
     /// Separate extents that its memory is to be made of, at least.
     pub extents: u64,
+    /// What its store ring is connected to.
+    pub store: Store,
     /// What stands behind `--`.
     pub command_line: &'a str,
 }
@@ -92,6 +94,15 @@ pub enum Create {
     AtBoot,
     /// When the first update is over.
     Later,
+}
+
+/// What a guest's store ring is connected to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Store {
+    /// Nothing: the guest is told so.
+    None,
+    /// A store without any node.
+    Empty,
 }
 
 /// Why a module string was refused. Everything found is quoted from it.
@@ -168,6 +179,11 @@ pub enum SpecError<'a> {
         /// The value.
         found: &'a str,
     },
+    /// `store=` something else than `empty`.
+    UnknownStore {
+        /// The value.
+        found: &'a str,
+    },
     /// The guest's command line does not fit start_info.
     CommandLineTooLong {
         /// Its bytes.
@@ -199,6 +215,8 @@ pub enum Key {
     Peer,
     /// `extents=`
     Extents,
+    /// `store=`
+    Store,
 }
 
 impl Key {
@@ -213,6 +231,7 @@ impl Key {
         Self::Ramdisk,
         Self::Peer,
         Self::Extents,
+        Self::Store,
     ];
 
     /// The word itself.
@@ -228,6 +247,7 @@ impl Key {
             Self::Ramdisk => "ramdisk",
             Self::Peer => "peer",
             Self::Extents => "extents",
+            Self::Store => "store",
         }
     }
 
@@ -274,6 +294,7 @@ impl fmt::Display for SpecError<'_> {
                 )
             }
             Self::UnknownTime { found } => write!(f, "create={found} is not known, only create=later is"),
+            Self::UnknownStore { found } => write!(f, "store={found} is not known, only store=empty is"),
             Self::CommandLineTooLong { len_bytes } => {
                 write!(f, "the command line has {len_bytes} bytes, at most {COMMAND_LINE_MAX_BYTES} are accepted")
             }
@@ -321,6 +342,11 @@ impl<'a> GuestSpec<'a> {
             Some("later") => Create::Later,
             Some(found) => return Err(SpecError::UnknownTime { found }),
         };
+        let store = match values.get(Key::Store) {
+            None => Store::None,
+            Some("empty") => Store::Empty,
+            Some(found) => return Err(SpecError::UnknownStore { found }),
+        };
         Ok(Self {
             name,
             memory_bytes,
@@ -332,6 +358,7 @@ impl<'a> GuestSpec<'a> {
             ramdisk: values.name(Key::Ramdisk)?,
             peer: values.name(Key::Peer)?,
             extents: values.number(Key::Extents, 1, memory_bytes / PAGE_SIZE)?,
+            store,
             command_line,
         })
     }
@@ -462,7 +489,7 @@ mod tests {
     fn a_full_string_is_read_whole() {
         let g = guest(
             "/boot/pulse.elf guest name=pulse memory=64M vcpus=2 privileged count=3 create=later ramdisk=initrd \
-             peer=other extents=1000 --  console=hvc0 name=x -- y ",
+             peer=other extents=1000 store=empty --  console=hvc0 name=x -- y ",
         );
         assert_eq!(
             g,
@@ -477,6 +504,7 @@ mod tests {
                 ramdisk: Some("initrd"),
                 peer: Some("other"),
                 extents: 1000,
+                store: Store::Empty,
                 command_line: "console=hvc0 name=x -- y",
             }
         );
@@ -488,7 +516,7 @@ mod tests {
         let g = guest("guest memory=0x100000 name=a");
         assert_eq!((g.vcpus, g.is_privileged, g.count, g.create), (1, false, 1, Create::AtBoot));
         assert_eq!(g.max_pages(), g.nr_pages());
-        assert_eq!((g.ramdisk, g.peer, g.extents, g.command_line), (None, None, 1, ""));
+        assert_eq!((g.ramdisk, g.peer, g.extents, g.store, g.command_line), (None, None, 1, Store::None, ""));
         assert_eq!(guest("guest name=a memory=1M --").command_line, "");
         assert!(guest("guest\tname=a\nmemory=4M\u{2003}privileged").is_privileged);
     }
@@ -558,6 +586,7 @@ mod tests {
             ("guest name=a memory=1M count=0", range(Key::Count, 0, 1, 0x7fef)),
             ("guest name=a memory=1M extents=257", range(Key::Extents, 257, 1, 256)),
             ("guest name=a memory=1M create=now", E::UnknownTime { found: "now" }),
+            ("guest name=a memory=1M store=full", E::UnknownStore { found: "full" }),
             (&cmdline, E::CommandLineTooLong { len_bytes: 1024 }),
         ] {
             assert_eq!(ModuleSpec::parse(string), Err(error), "{string}");
@@ -582,6 +611,9 @@ mod tests {
         if g.create == Create::Later {
             s += " create=later";
         }
+        if g.store == Store::Empty {
+            s += " store=empty";
+        }
         if let Some(peer) = g.peer {
             s += &format!("  peer={peer}");
         }
@@ -598,7 +630,8 @@ mod tests {
             let g = GuestSpec {
                 name: &name, memory_bytes: pages * PAGE_SIZE, maxmem_bytes: (pages + more) * PAGE_SIZE, vcpus, is_privileged, count,
                 create: if later { Create::Later } else { Create::AtBoot },
-                ramdisk: None, peer: peer.as_deref(), extents, command_line: command_line.trim(),
+                ramdisk: None, peer: peer.as_deref(), extents, store: if later { Store::Empty } else { Store::None },
+                command_line: command_line.trim(),
             };
             let string = to_string(&g);
             prop_assert_eq!(ModuleSpec::parse(&string), Ok(ModuleSpec::Guest(g)));

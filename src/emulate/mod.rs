@@ -6,7 +6,7 @@
 //! | module | fault | instructions |
 //! |---|---|---|
 //! | [`privileged`] | #GP | in, out, ins, outs, cli, sti, mov to and from CR and DR, clts, rdmsr, wrmsr, xsetbv, rdtsc, wbinvd, invd |
-//! | [`write`] | #PF on a page table | mov, xchg, cmpxchg, xadd, and, or, xor, add, sub, adc, sbb, inc, dec, not, neg, bts, btr, btc |
+//! | [`mod@write`] | #PF on a page table | mov, xchg, cmpxchg, xadd, and, or, xor, add, sub, adc, sbb, inc, dec, not, neg, bts, btr, btc |
 //!
 //! Sources: SDM vol. 2; which of them a guest may use: XEN.md §5.4. Decoding is `iced-x86`'s.
 

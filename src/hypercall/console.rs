@@ -2,6 +2,7 @@
 
 use super::{Caller, Outcome};
 use crate::run::console;
+use crate::run::host::host;
 use crate::xen::Errno;
 use crate::xen::hypercall::console_io as op;
 
@@ -22,7 +23,7 @@ pub fn console_io(c: &mut Caller<'_>, cmd: u64, count: u64, buffer: u64) -> Outc
     }
 }
 
-/// The serial line is slow: the call gives way between pieces.
+/// The serial line is slow: the call gives way between pieces, and comes again as long as there is no room for one.
 fn write(c: &Caller<'_>, count: u64, buffer: u64) -> Result<Outcome, Errno> {
     let domain = &c.vcpu.domain;
     let memory = c.memory()?;
@@ -35,7 +36,9 @@ fn write(c: &Caller<'_>, count: u64, buffer: u64) -> Result<Outcome, Errno> {
         let n = (count - done).min(PIECE as u64);
         let piece = &mut piece[..n as usize];
         memory.read(buffer.wrapping_add(done), piece)?;
-        domain.console.lock().write(piece, |line| console::guest_line(domain.id, line));
+        if !console::write(host(), domain, piece) {
+            return Ok(Outcome::Again([op::WRITE, count - done, buffer.wrapping_add(done), 0, 0]));
+        }
         done += n;
     }
     Ok(Outcome::Done(0))

@@ -3,9 +3,9 @@
 use super::Caller;
 use crate::domain::evtchn::{Sent, Service};
 use crate::frame::DomId;
-use crate::run::console;
 use crate::run::guest_mem::{field_u16, field_u32};
 use crate::run::host::host;
+use crate::run::{console, store};
 use crate::x86::directmap::DirectMap;
 use crate::xen::Errno;
 use crate::xen::hypercall::evtchn_op as op;
@@ -48,8 +48,9 @@ pub fn event_channel_op(c: &mut Caller<'_>, cmd: u64, arg: u64) -> Result<u64, E
             let sent = evtchn().send(&DirectMap, me, memory.read_u32(arg)?)?;
             match sent {
                 Sent::Event(event) => host.wake_for(event),
-                Sent::Hypervisor(Service::Console) => console::drain(host, &c.vcpu.domain),
-                Sent::Hypervisor(Service::Store) | Sent::Nowhere => {}
+                Sent::Hypervisor(Service::Console) => console::serve(host, &c.vcpu.domain),
+                Sent::Hypervisor(Service::Store) => store::serve(host, &c.vcpu.domain),
+                Sent::Nowhere => {}
             }
         }
         op::STATUS => {

@@ -32,7 +32,7 @@ pub fn sched_op(c: &mut Caller<'_>, cmd: u64, arg: u64) -> Result<u64, Errno> {
     match cmd {
         op::YIELD => {
             // Guests yield when their console ring is full.
-            console::drain(host(), &c.vcpu.domain);
+            console::serve(host(), &c.vcpu.domain);
             c.vcpu.state.lock().yielded = true;
             this_cpu().reschedule.set(true);
             Ok(0)

@@ -17,7 +17,7 @@ use super::records::{
 use super::report::{self, Report};
 use super::stream::{PagedSource, StreamError};
 use super::update::UpdateState;
-use crate::domain::console::ConsoleRing;
+use crate::domain::console::Console;
 use crate::domain::evtchn::{DomainConfig, PortRecord, PortState, Service};
 use crate::domain::grant::{Inconsistent, SavedTable};
 use crate::domain::sched::WATCHDOGS;
@@ -117,6 +117,7 @@ struct SavedDomain {
     linear: Vec<Pin>,
     partial_line: Vec<u8>,
     watchdogs: Watchdogs,
+    typed: Vec<u8>,
     channels: Vec<Channel>,
     grants: Option<SavedTable>,
     vcpus: Vec<SavedVcpu>,
@@ -438,6 +439,7 @@ impl SavedDomain {
             linear: Vec::new(),
             partial_line: Vec::new(),
             watchdogs: Watchdogs::default(),
+            typed: Vec::new(),
             channels: Vec::new(),
             grants: None,
             vcpus: Vec::new(),
@@ -477,6 +479,7 @@ impl SavedDomain {
                 self.watchdogs = Watchdogs(saved.ends_ns.map(|end| (end != 0).then_some(end)));
             }
             AnyRecord::Console(line) => self.partial_line = line.to_vec()?,
+            AnyRecord::Typed(bytes) => self.typed = bytes.to_vec()?,
             AnyRecord::Channels(channels) => {
                 for channel in channels.iter() {
                     self.channels.push(channel?);
@@ -563,7 +566,7 @@ fn restore_domain(host: &Host, mut saved: SavedDomain, bad_grants: Option<&Incon
             max_frames: begin.max_pages,
             shared_info: shared,
         },
-        console: ConsoleRing::new(console),
+        console: Console::new(console),
         l4_slots,
         perdomain,
         handle: begin.handle,
@@ -574,7 +577,7 @@ fn restore_domain(host: &Host, mut saved: SavedDomain, bad_grants: Option<&Incon
             store_port: begin.store_evtchn,
         },
     }));
-    domain.console.lock().set_partial_line(&saved.partial_line);
+    domain.console.lock().resume(&saved.partial_line, &saved.typed, tsc::now_ns());
     domain.set_vm_assist(begin.vm_assist);
     let watchdogs = saved.watchdogs;
     *domain.watchdogs.lock() = watchdogs;

@@ -6,9 +6,9 @@
 use super::mfn_list::{self, MfnListError};
 use super::records::{
     CallbackMasks, Callbacks, Channel, ChannelState, DomainBegin, DomainFlags, GrantInUse, GrantMap, GrantsHead,
-    HostFlags, LU_CMDLINE, LU_CMDLINE_MODULE, LU_CONSOLE, ListWriter, LuHost, LuLog, LuTime, LuVcpu, LuVersion,
-    LuWatchdogs, M2pBlock, Name, Pin, PvInfo, Runstate, SHARED_INFO, SHARED_INFO_LEN, STATIC_DATA_END, SavedExtent,
-    Stage, StreamVersion, TscInfo, VCPU_CONTEXT_LEN, VcpuFlags, VcpuPending, write_grants, write_stages,
+    HostFlags, LU_CMDLINE, LU_CMDLINE_MODULE, LU_CONSOLE, LU_TYPED, ListWriter, LuHost, LuLog, LuTime, LuVcpu,
+    LuVersion, LuWatchdogs, M2pBlock, Name, Pin, PvInfo, Runstate, SHARED_INFO, SHARED_INFO_LEN, STATIC_DATA_END,
+    SavedExtent, Stage, StreamVersion, TscInfo, VCPU_CONTEXT_LEN, VcpuFlags, VcpuPending, write_grants, write_stages,
     write_vcpu_basic, write_vcpu_xsave,
 };
 use super::stream::{Dest, PagedDest, WriteError, Writer};
@@ -211,8 +211,12 @@ fn write_domain<D: Dest>(host: &Host, domain: &Domain, out: &mut Writer<D>) -> R
     }
     list.finish()?;
     let console = domain.console.lock();
-    if !console.partial_line().is_empty() {
-        out.record(LU_CONSOLE, console.partial_line())?;
+    if !console.line.unseen().is_empty() {
+        out.record(LU_CONSOLE, console.line.unseen())?;
+    }
+    let typed = console.typed();
+    if !typed.is_empty() {
+        out.record(LU_TYPED, &typed)?;
     }
     drop(console);
     let watchdogs = *domain.watchdogs.lock();

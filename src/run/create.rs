@@ -1,10 +1,10 @@
 //! A domain's beginning: a module string and a kernel become memory, page tables and a first vCPU.
 
 use crate::domain::builder::{BuildError, Config, Layout};
-use crate::domain::console::ConsoleRing;
+use crate::domain::console::Console;
 use crate::domain::evtchn::{DomainConfig, Service};
 use crate::domain::kernel::Kernel;
-use crate::domain::spec::{Create, GuestSpec, ModuleSpec};
+use crate::domain::spec::{Create, GuestSpec, ModuleSpec, Store};
 use crate::frame::{DomId, Mfn, MfnRange, Order, Pfn};
 use crate::log;
 use crate::mm::extents::ExtentMap;
@@ -271,9 +271,15 @@ fn create(host: &Host, module: &Module, name: &str) -> Result<Arc<Domain>, Creat
     let config = DomainConfig { shared_info: shared, nr_vcpus: spec.vcpus, is_privileged: spec.is_privileged };
     let mut evtchn = host.evtchn.lock();
     evtchn.add_domain(id, config).map_err(CreateError::Events)?;
-    let console_port = evtchn.bind_hypervisor(id, Service::Console);
+    let ports = evtchn.bind_hypervisor(id, Service::Console).and_then(|console| {
+        let store = match spec.store {
+            Store::None => 0,
+            Store::Empty => evtchn.bind_hypervisor(id, Service::Store)?,
+        };
+        Ok((console, store))
+    });
     drop(evtchn);
-    let built = console_port.map_err(CreateError::Events).and_then(|console_port| {
+    let built = ports.map_err(CreateError::Events).and_then(|(console_port, store_port)| {
         // The builder counts pages upwards; the map has them by frame.
         let mut memory: Vec<_> =
             taken.extents.iter().filter_map(|e| e.pfn.map(|pfn| (pfn, e.mfn, e.range().nr_frames()))).collect();
@@ -285,14 +291,14 @@ fn create(host: &Host, module: &Module, name: &str) -> Result<Arc<Domain>, Creat
             memory: &memory,
             shared_info: shared,
             console_port,
-            store_port: 0,
+            store_port,
             start_flags: if spec.is_privileged { sif::PRIVILEGED } else { 0 },
             hypervisor_slots: l4_slots,
         })
         .map_err(CreateError::Build)?;
-        Ok((layout.write(&DirectMap), console_port))
+        Ok((layout.write(&DirectMap), console_port, store_port))
     });
-    let (start, console_port) = match built {
+    let (start, console_port, store_port) = match built {
         Ok(built) => built,
         Err(e) => {
             let _ = host.evtchn.lock().remove_domain(id);
@@ -315,11 +321,11 @@ fn create(host: &Host, module: &Module, name: &str) -> Result<Arc<Domain>, Creat
             max_frames: spec.max_pages(),
             shared_info: shared,
         },
-        console: ConsoleRing::new(start.console),
+        console: Console::new(start.console),
         l4_slots,
         perdomain,
         handle: handle(id, name),
-        rings: Rings { console: start.console, console_port, store: start.store, store_port: 0 },
+        rings: Rings { console: start.console, console_port, store: start.store, store_port },
     }));
     host.domains.lock().insert(id, domain.clone());
     let shared = host.hold_shared(&domain).map_err(CreateError::Types);

@@ -1,6 +1,6 @@
 //! A domain at run time.
 
-use crate::domain::console::ConsoleRing;
+use crate::domain::console::Console;
 use crate::domain::watchdog::Watchdogs;
 use crate::frame::{DomId, Mfn, MfnRange};
 use crate::mm::buddy::Block;
@@ -141,8 +141,8 @@ pub struct Domain {
     pub memory: Mutex<DomainMemory>,
     /// vCPUs. Empty once the domain is gone.
     pub vcpus: Mutex<Vec<Arc<Vcpu>>>,
-    /// Console ring.
-    pub console: Mutex<ConsoleRing>,
+    /// Console.
+    pub console: Mutex<Console>,
     /// Watchdogs.
     pub watchdogs: Mutex<Watchdogs>,
     /// Slots 256 to 271 for its L4s.
@@ -180,7 +180,7 @@ pub struct DomainParts {
     pub privileged: bool,
     pub module_string: String,
     pub memory: DomainMemory,
-    pub console: ConsoleRing,
+    pub console: Console,
     pub l4_slots: [u64; 16],
     pub perdomain: PerDomain,
     pub handle: [u8; 16],

@@ -259,7 +259,7 @@ pub fn table_write(vcpu: &Arc<Vcpu>, frame: &mut Frame, cr2: u64) -> bool {
     if !is_in_one_word || !is_table {
         return false;
     }
-    let entry = leaf.mfn.maddr().offset(cr2 % PAGE_SIZE & !7);
+    let entry = leaf.mfn.maddr().offset((cr2 % PAGE_SIZE) & !7);
     let shift = cr2 % 8 * 8;
     let old = DirectMap.read_u64(entry);
     let Some(written) = write.apply(old >> shift, &r) else { return false };

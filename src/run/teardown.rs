@@ -59,7 +59,7 @@ pub fn shut_down(domain: &Arc<Domain>, reason: Shutdown) {
         return;
     }
     let host = super::host::host();
-    super::console::drain(host, domain);
+    super::console::last_words(host, domain);
     log!("domain", "{} {} shut down: {}", domain.id, domain.name, reason.name());
     if !matches!(reason.0, shutdown::POWEROFF | shutdown::REBOOT) {
         verdict::note(Verdict::Failure);
@@ -277,8 +277,5 @@ fn end(host: &Host, domain: &Arc<Domain>) {
     }
     host.domains.lock().remove(&domain.id);
     log!("domain", "{} {} is gone, its memory is free", domain.id, domain.name);
-    let mut console = host.console.lock();
-    if console.focus == Some(domain.id) {
-        console.focus = None;
-    }
+    super::console::forget(host, domain.id);
 }

@@ -127,12 +127,13 @@ extern "C" fn luxen_start(magic: u32, mbi: u32, image: u32) -> ! {
     desc::init(stack_top);
     log::hold();
     serial::init();
-    log::connect(log::Backend { now_ns: tsc::now_ns, print: serial::print });
+    log::connect(log::Backend { now_ns: tsc::now_ns, print: serial::print, offer: serial::offer });
     if let Err(fatal) = boot(magic, mbi, Maddr::new(image.into()), entry_tsc) {
         log::release();
         log!("start", "cannot boot: {fatal}");
         traps::finish(Verdict::Error);
     }
+    log::pace();
     traps::enter_guests(stack_top)
 }
 
@@ -157,6 +158,7 @@ fn boot(magic: u32, mbi: u32, image: Maddr, entry_tsc: u64) -> Result<(), Fatal>
     match incoming {
         None => {
             start_clock_cold();
+            serial::discard_input();
             log::release();
             log!("start", "{}, cold boot", crate::build::VERSION);
             let plugged = claim_modules(framed, &info)?;

@@ -5,7 +5,7 @@ use x86_64::instructions::port::Port;
 /// Reads a byte from a port.
 #[expect(unsafe_code, reason = "port I/O")]
 pub fn read_u8(port: u16) -> u8 {
-    // SAFETY: the ports that this crate reads belong to devices that it drives: keyboard controller gate, PIT, CMOS clock.
+    // SAFETY: the ports that this crate reads belong to devices that it drives: keyboard controller gate, PIT, CMOS clock, COM1.
     unsafe { Port::new(port).read() }
 }
 

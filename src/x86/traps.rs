@@ -204,7 +204,8 @@ fn die(frame: &Frame) -> ! {
 /// Ends the machine after a bug of the hypervisor: verdict ERROR for a test run, a stopped CPU for a debugger otherwise.
 pub fn finish(verdict: Verdict) -> ! {
     // No allocation: this may be the end of a boot that has no memory yet.
-    crate::log::raw(verdict.last_line().as_bytes());
+    crate::log::lines(verdict.last_line().as_bytes());
+    crate::log::drain();
     debug_exit::exit(verdict)
 }
 

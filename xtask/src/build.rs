@@ -9,7 +9,7 @@ use std::process::Command;
 /// The two builds of the hypervisor and the feature that tells them apart.
 pub const KERNELS: [(&str, &[&str]); 2] = [("luxen", &[]), ("luxen-next", &["--features", "next"])];
 /// The test guests.
-pub const GUESTS: [&str; 8] = ["pulse", "memory", "tables", "events", "grants", "updater", "smp", "balloon"];
+pub const GUESTS: [&str; 9] = ["pulse", "memory", "tables", "events", "grants", "updater", "smp", "balloon", "echo"];
 /// The hypervisor's target.
 pub const KERNEL_TARGET: &str = "x86_64-xen.json";
 /// The guests' target.

@@ -1,17 +1,21 @@
 //! Runs a machine with xtask at its console: reads every line, types what a script says, and tells how it ended.
+//!
+//! What the machine says is looked at as it comes, not line by line, because a prompt has no end. Typing never waits: a machine that does not
+//! read holds the typist up, not the reader.
 
 use crate::qemu::Machine;
 use crate::report::Verdict;
 use crate::symbols;
-use crate::transcript::{self, Transcript};
+use crate::transcript::{self, Line, Transcript};
 use anyhow::{Context, Result};
 use regex::Regex;
+use std::fmt;
 use std::fs::File;
-use std::io::{BufRead, BufReader, PipeReader, Write};
+use std::io::{PipeReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 use wait_timeout::ChildExt;
 
@@ -23,8 +27,29 @@ const EXIT_GRACE: Duration = Duration::from_secs(5);
 pub enum Act {
     /// Wait for a line that matches.
     Wait(Regex),
+    /// Wait for text that matches, be its line complete or not, in what was said since the act before.
+    See(Regex),
+    /// Wait until exactly this, which has no line ends, was said by the guest in focus since the act before, whatever others said in between.
+    Hear(String),
     /// Type this, as it is.
     Type(String),
+    /// Look away for so long: the console's line is full soon.
+    Rest(Duration),
+}
+
+impl fmt::Display for Act {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Act::Wait(pattern) => write!(f, "the script still waits for a line like: {pattern}"),
+            Act::See(pattern) => write!(f, "the script still waits for text like: {pattern}"),
+            Act::Hear(text) => {
+                let start: String = text.chars().take(40).collect();
+                write!(f, "the script still waits for the {} bytes `{start}`...", text.len())
+            }
+            Act::Type(keys) => write!(f, "the script still has {keys:?} to type"),
+            Act::Rest(time) => write!(f, "the script still rests for {} s", time.as_secs()),
+        }
+    }
 }
 
 /// How a machine ended.
@@ -102,29 +127,39 @@ pub fn attend(
     writeln!(file, "$ {}", machine.pasteable())?;
     let started = Instant::now();
     let (mut child, reader) = start(machine)?;
-    let mut stdin = child.stdin.take().context("QEMU was started without a standard input")?;
-    let lines = read_lines(reader);
+    let typist = start_typist(child.stdin.take().context("QEMU was started without a standard input")?);
+    let pieces = start_reader(reader);
 
     let mut transcript = Transcript::default();
     let mut acts = script.iter().peekable();
+    let mut said = Said::default();
     let mut end = None;
     let mut deadline = started + limit;
     loop {
         // Whatever is to be typed now is typed before the next wait. A machine that is gone takes no input: not our failure.
-        while let Some(Act::Type(keys)) = acts.peek() {
-            let _ = stdin.write_all(keys.as_bytes()).and_then(|()| stdin.flush());
+        loop {
+            match acts.peek() {
+                Some(Act::Type(keys)) => drop(typist.send(keys.clone().into_bytes())),
+                Some(Act::Rest(time)) => std::thread::sleep(*time),
+                _ => break,
+            }
             acts.next();
         }
-        match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            Ok(line) => {
-                writeln!(file, "{line}")?;
-                if let Some(Act::Wait(pattern)) = acts.peek()
-                    && pattern.is_match(&line)
-                {
-                    acts.next();
+        match pieces.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(piece) => {
+                // A piece may hold what several acts wait for, each behind what the one before waited for.
+                said.add(&piece, |line, said| {
+                    writeln!(file, "{line}")?;
+                    while acts.next_if(|act| said.satisfies(act, Some(line))).is_some() {
+                        said.forget();
+                    }
+                    transcript.add(line);
+                    watch(line);
+                    anyhow::Ok(())
+                })?;
+                while acts.next_if(|act| said.satisfies(act, None)).is_some() {
+                    said.forget();
                 }
-                transcript.add(&line);
-                watch(&line);
                 if transcript.verdict.is_some() {
                     deadline = deadline.min(Instant::now() + EXIT_GRACE);
                 }
@@ -135,6 +170,11 @@ pub fn attend(
                 break;
             }
         }
+    }
+    if let Some(line) = said.rest() {
+        writeln!(file, "{line}")?;
+        transcript.add(&line);
+        watch(&line);
     }
     let end = match end {
         Some(end) => {
@@ -174,18 +214,139 @@ fn kill(child: &mut Child) -> Result<()> {
     Ok(())
 }
 
-/// Reads in a thread of its own, so that a silent machine does not keep the caller from its deadline.
-fn read_lines(reader: PipeReader) -> Receiver<String> {
-    let (sender, receiver) = mpsc::channel();
+/// Reads in a thread of its own, so that a silent machine does not keep the caller from its deadline. A caller that rests keeps it waiting, and
+/// through it the machine.
+fn start_reader(mut reader: PipeReader) -> Receiver<Vec<u8>> {
+    let (sender, receiver) = mpsc::sync_channel(1);
     std::thread::spawn(move || {
-        let mut reader = BufReader::new(reader);
-        let mut bytes = Vec::new();
-        while reader.read_until(b'\n', &mut bytes).is_ok_and(|count| count != 0) {
-            if sender.send(transcript::plain(&bytes)).is_err() {
+        let mut bytes = [0; 4096];
+        while let Ok(count @ 1..) = reader.read(&mut bytes) {
+            if sender.send(bytes[..count].to_vec()).is_err() {
                 break;
             }
-            bytes.clear();
         }
     });
     receiver
+}
+
+/// Types in a thread of its own, so that a machine that does not read does not keep the caller from reading. A machine that is gone takes no
+/// input: not our failure.
+fn start_typist(mut stdin: ChildStdin) -> Sender<Vec<u8>> {
+    let (sender, receiver) = mpsc::channel::<Vec<u8>>();
+    std::thread::spawn(move || {
+        for keys in receiver {
+            if stdin.write_all(&keys).and_then(|()| stdin.flush()).is_err() {
+                break;
+            }
+        }
+    });
+    sender
+}
+
+/// What was said since the last act was done, and the line that has no end yet.
+#[derive(Default)]
+struct Said {
+    /// Bytes of the line at hand.
+    bytes: Vec<u8>,
+    /// How many of them were there when the last act was done.
+    old: usize,
+    /// Complete lines since then.
+    lines: Vec<String>,
+}
+
+impl Said {
+    /// Takes in a piece, and hands on each line that becomes complete.
+    fn add(&mut self, piece: &[u8], mut each: impl FnMut(&str, &mut Self) -> Result<()>) -> Result<()> {
+        for part in piece.split_inclusive(|&byte| byte == b'\n') {
+            self.bytes.extend_from_slice(part);
+            if part.ends_with(b"\n") {
+                let line = transcript::plain(&self.bytes);
+                self.lines.push(transcript::plain(&self.bytes[self.old..]));
+                self.bytes.clear();
+                self.old = 0;
+                each(&line, self)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// True if an act need not wait any longer; `line` is one that has just become complete.
+    fn satisfies(&self, act: &Act, line: Option<&str>) -> bool {
+        match act {
+            Act::Wait(pattern) => line.is_some_and(|line| pattern.is_match(line)),
+            Act::See(pattern) => pattern.is_match(&self.text()),
+            Act::Hear(text) => self.of_guest_in_focus().contains(text.as_str()),
+            Act::Type(_) | Act::Rest(_) => false,
+        }
+    }
+
+    fn open_line(&self) -> String {
+        transcript::plain(&self.bytes[self.old..])
+    }
+
+    fn text(&self) -> String {
+        let mut text: String = self.lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect();
+        text.push_str(&self.open_line());
+        text
+    }
+
+    /// What others say begins on a line of its own; the rest is the guest's.
+    fn of_guest_in_focus(&self) -> String {
+        let open = self.open_line();
+        let lines = self.lines.iter().chain([&open]).map(String::as_str);
+        lines.filter(|line| matches!(Line::parse(line), Line::Other(_))).collect()
+    }
+
+    /// The act is done: the next one looks at what comes now.
+    fn forget(&mut self) {
+        self.lines.clear();
+        self.old = self.bytes.len();
+    }
+
+    /// A last line without an end.
+    fn rest(&self) -> Option<String> {
+        (!self.bytes.is_empty()).then(|| transcript::plain(&self.bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(pieces: &[&str]) -> (Said, Vec<String>) {
+        let (mut said, mut lines) = (Said::default(), Vec::new());
+        for piece in pieces {
+            said.add(piece.as_bytes(), |line, _| {
+                lines.push(line.to_owned());
+                Ok(())
+            })
+            .unwrap();
+        }
+        (said, lines)
+    }
+
+    fn see(pattern: &str) -> Act {
+        Act::See(Regex::new(pattern).unwrap())
+    }
+
+    #[test]
+    fn lines_are_put_together_and_prompts_are_seen_before_they_end() {
+        let (mut said, lines) = said(&["one\r\ntw", "o\r", "\n\x1b[1m/ #", " "]);
+        assert_eq!(lines, ["one", "two"]);
+        assert!(said.satisfies(&see("^/ # $|\n/ # $"), None));
+        assert!(!said.satisfies(&Act::Wait(Regex::new("/ #").unwrap()), None));
+        said.forget();
+        // The same prompt does not count twice; the next one does.
+        assert!(!said.satisfies(&see("/ #"), None));
+        said.add(b"ls\r\n/ # ", |_, _| Ok(())).unwrap();
+        assert!(said.satisfies(&see("ls\n/ # $"), None));
+        assert_eq!(said.rest().as_deref(), Some("/ # "));
+    }
+
+    #[test]
+    fn what_others_say_in_between_is_not_the_guests() {
+        let (said, _) = said(&["01 02\r\n[    1.000000] lu: an update\r\n(d2) pulse: tick\r\n 03", " 04"]);
+        assert!(said.satisfies(&Act::Hear("01 02 03 04".into()), None));
+        assert!(!said.satisfies(&Act::Hear("02 04".into()), None));
+    }
 }

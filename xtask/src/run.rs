@@ -99,7 +99,9 @@ fn carry_out(args: &Args) -> Result<RunResult> {
 
 /// Gives the terminal to QEMU and reads its log afterwards.
 fn interact(machine: &Machine, log: PathBuf) -> Result<Outcome> {
-    println!("The console: `?` lists the hypervisor's keys, `u` updates, Ctrl-A types to a guest; Ctrl-] x ends QEMU.");
+    println!(
+        "The console: `?` lists the hypervisor's keys, `u` updates; Ctrl-A types to each guest in turn; Ctrl-] x ends QEMU."
+    );
     let started = Instant::now();
     let mut command = machine.command();
     console::die_with_parent(&mut command);

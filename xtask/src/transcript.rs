@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 static HYPERVISOR: LazyLock<Regex> = LazyLock::new(|| pattern(r"^\[ *\d+\.\d{6}\] (\w+): (.*)$"));
 static GUEST: LazyLock<Regex> = LazyLock::new(|| pattern(r"^\(d(\d+)\) (.*)$"));
 static GUEST_VERDICT: LazyLock<Regex> = LazyLock::new(|| pattern(r"^[\w-]+: verdict ([A-Z]+)(?:: (.*))?$"));
+static FOCUS: LazyLock<Regex> = LazyLock::new(|| pattern(r"^input goes to (?:d(\d+) |the hypervisor )"));
 static ESCAPE: LazyLock<Regex> = LazyLock::new(|| pattern(r"\x1b(?:\[[0-9;?]*[A-Za-z]|[()][A-Za-z0-9]|.)"));
 static ADDRESS: LazyLock<Regex> = LazyLock::new(|| pattern(r"\b(?:0x)?(ffff82d04[0-9a-f]{7})\b"));
 
@@ -82,6 +83,8 @@ pub struct Transcript {
     pub running: Option<&'static str>,
     /// The verdict, if it is the last line.
     pub verdict: Option<Verdict>,
+    /// The domain in focus, whose lines have no mark.
+    focus: Option<u32>,
 }
 
 impl Transcript {
@@ -105,8 +108,18 @@ impl Transcript {
                 self.running = Some(if version.ends_with("-b") { "luxen-next" } else { "luxen" });
             }
             Line::Hypervisor("ledger", text) if text.contains("MISMATCH") => self.alarms.push(line.to_owned()),
+            Line::Hypervisor("console", text) => {
+                if let Some(to) = FOCUS.captures(text) {
+                    self.focus = to.get(1).and_then(|number| number.as_str().parse().ok());
+                }
+            }
             Line::Hypervisor("panic", _) => self.alarms.push(line.to_owned()),
-            Line::Hypervisor(..) | Line::Other(_) => {}
+            Line::Other(text) => {
+                if let Some(domain) = self.focus {
+                    self.add_guest(domain, text);
+                }
+            }
+            Line::Hypervisor(..) => {}
         }
         self.lines.push(line.to_owned());
     }
@@ -171,6 +184,19 @@ mod tests {
         assert!(transcript.updates.is_empty());
         assert_eq!(transcript.verdict, None);
         assert!(transcript.alarms.is_empty());
+    }
+
+    #[test]
+    fn a_guest_in_focus_speaks_without_a_mark() {
+        let transcript = transcript(&[
+            "pulse: verdict FAILURE: nobody is in focus",
+            "[    1.000000] console: input goes to d2 bad (Ctrl-A for the next)",
+            "pulse: verdict SUCCESS",
+            "[    2.000000] console: input goes to the hypervisor (? for help, Ctrl-A for the next)",
+            "pulse: verdict FAILURE: nobody is in focus any more",
+        ]);
+        assert_eq!(transcript.guests.keys().copied().collect::<Vec<_>>(), [2]);
+        assert_eq!(transcript.guests[&2].verdict, Verdict::Success);
     }
 
     #[test]

@@ -119,6 +119,8 @@ kinds! {
     LU_GRANTS_IN_USE = 0x4000_001a,
     /// Which grants of other domains the domain maps.
     LU_GRANT_MAPS = 0x4000_001b,
+    /// What was typed to the domain and has had no room in its console ring yet.
+    LU_TYPED = 0x4000_001c,
     /// When the domain's watchdogs run out.
     LU_WATCHDOGS = 0x4000_001d,
     /// A domain ends.
@@ -142,7 +144,7 @@ kinds! {
 const _: () = assert!(LU_VERSION == REC_TYPE_LIVE_UPDATE);
 const _: () = assert!(LU_TIME == 0x4000_0001 && LU_HOST == 0x4000_0008);
 const _: () = assert!(DOMAIN_BEGIN == 0x4000_0010 && LU_GRANTS == 0x4000_0016 && DOMAIN_END == 0x4000_001f);
-const _: () = assert!(LU_LINEAR == 0x4000_0017 && LU_CONSOLE == 0x4000_0018);
+const _: () = assert!(LU_LINEAR == 0x4000_0017 && LU_CONSOLE == 0x4000_0018 && LU_TYPED == 0x4000_001c);
 const _: () = assert!(LU_GRANTS_IN_USE == 0x4000_001a && LU_GRANT_MAPS == 0x4000_001b);
 const _: () = assert!(LU_LINGERING == 0x4000_0019 && LU_WATCHDOGS == 0x4000_001d);
 const _: () = assert!(SHARED_INFO == 7 && X86_TSC_INFO == 8 && STATIC_DATA_END == 16);
@@ -233,6 +235,8 @@ pub enum AnyRecord<'a, S: ?Sized> {
     Lingering(Items<'a, S, Mfn, 1>),
     /// [`LU_WATCHDOGS`]
     Watchdogs(LuWatchdogs),
+    /// [`LU_TYPED`]: the bytes.
+    Typed(Body<'a, S>),
     /// [`DOMAIN_END`]
     DomainEnd,
     /// [`X86_PV_INFO`]
@@ -278,6 +282,7 @@ impl<'a, S: ByteSource + ?Sized> AnyRecord<'a, S> {
             LU_CONSOLE => text::decode(body).map(Self::Console),
             LU_LINGERING => Items::decode(body).map(Self::Lingering),
             LU_WATCHDOGS => LuWatchdogs::decode(body).map(Self::Watchdogs),
+            LU_TYPED => text::decode(body).map(Self::Typed),
             DOMAIN_END => body.finish().map(|()| Self::DomainEnd),
             X86_PV_INFO => PvInfo::decode(body).map(Self::PvInfo),
             X86_PV_P2M_FRAMES => P2mFrames::decode(body).map(Self::P2mFrames),

@@ -566,6 +566,7 @@ fn tables_named_by_their_own_level_are_listed_as_pins_are_and_an_unfinished_line
     pins.iter().for_each(|pin| list.push(pin));
     assert_eq!(list.finish(), Ok(2));
     out.record(LU_CONSOLE, b"half a \0line").unwrap();
+    out.record(LU_TYPED, b"ls\r\x1b[A").unwrap();
     out.finish().unwrap();
     let bytes = out.into_dest();
     assert_eq!(
@@ -579,6 +580,9 @@ fn tables_named_by_their_own_level_are_listed_as_pins_are_and_an_unfinished_line
     let second = records.next_record().unwrap().unwrap();
     let Ok(AnyRecord::Console(line)) = AnyRecord::decode(&second) else { panic!("not the line that was written") };
     assert_eq!(line.to_vec(), Ok(b"half a \0line".to_vec()));
+    let third = records.next_record().unwrap().unwrap();
+    let Ok(AnyRecord::Typed(keys)) = AnyRecord::decode(&third) else { panic!("not what was typed") };
+    assert_eq!((third.kind, keys.to_vec()), (0x4000_0019, Ok(b"ls\r\x1b[A".to_vec())));
 }
 
 #[test]

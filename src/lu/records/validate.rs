@@ -8,7 +8,7 @@ use super::super::stream::{ByteSource, OrderRule, REC_TYPE_END, Reader, Record, 
 use super::{
     AnyRecord, DOMAIN_END, DomainBegin, DomainFlags, LU_CMDLINE, LU_CMDLINE_MODULE, LU_CONSOLE, LU_EVTCHN, LU_EXTENTS,
     LU_GRANT_MAPS, LU_GRANTS, LU_GRANTS_IN_USE, LU_HOST, LU_LINEAR, LU_LINGERING, LU_LOG, LU_M2P, LU_PINNED, LU_STAGES,
-    LU_TIME, LU_VCPU, LU_VERSION, LU_WATCHDOGS, LuVcpu, LuVersion, SHARED_INFO, STATIC_DATA_END, VcpuFlags,
+    LU_TIME, LU_TYPED, LU_VCPU, LU_VERSION, LU_WATCHDOGS, LuVcpu, LuVersion, SHARED_INFO, STATIC_DATA_END, VcpuFlags,
     X86_PV_INFO, X86_PV_P2M_FRAMES, X86_PV_VCPU_BASIC, X86_PV_VCPU_XSAVE, X86_TSC_INFO,
 };
 use crate::frame::DomId;
@@ -117,6 +117,7 @@ impl Seen {
             LU_GRANTS => 1 << 12,
             LU_CONSOLE => 1 << 15,
             LU_WATCHDOGS => 1 << 29,
+            LU_TYPED => 1 << 16,
             X86_PV_VCPU_BASIC => 1 << 13,
             X86_PV_VCPU_XSAVE => 1 << 14,
             _ => 0,
@@ -246,7 +247,10 @@ struct Walk {
 /// True for what stands inside a domain's bracket.
 fn is_of_domain(kind: u32) -> bool {
     matches!(kind, LU_EXTENTS | LU_PINNED | LU_EVTCHN | LU_VCPU | LU_CMDLINE_MODULE | LU_GRANTS | DOMAIN_END)
-        || matches!(kind, LU_LINEAR | LU_CONSOLE | LU_GRANTS_IN_USE | LU_GRANT_MAPS | LU_LINGERING | LU_WATCHDOGS)
+        || matches!(
+            kind,
+            LU_LINEAR | LU_CONSOLE | LU_TYPED | LU_GRANTS_IN_USE | LU_GRANT_MAPS | LU_LINGERING | LU_WATCHDOGS
+        )
         || matches!(kind, X86_PV_INFO | X86_PV_P2M_FRAMES | X86_PV_VCPU_BASIC | X86_PV_VCPU_XSAVE)
         || matches!(kind, SHARED_INFO | X86_TSC_INFO | STATIC_DATA_END)
 }

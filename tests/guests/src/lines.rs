@@ -9,7 +9,7 @@ pub struct LineOut {
 }
 
 impl LineOut {
-    /// Longest line, with its newline.
+    /// Longest line, with its end.
     pub const CAPACITY: usize = 400;
 
     /// An empty line.
@@ -17,10 +17,10 @@ impl LineOut {
         LineOut { bytes: [0; Self::CAPACITY], len: 0 }
     }
 
-    /// Ends the line and gives its bytes. The last byte is always the newline.
+    /// Ends the line, as a terminal wants it, and gives its bytes.
     pub fn finish(&mut self) -> &[u8] {
-        self.bytes[self.len] = b'\n';
-        &self.bytes[..=self.len]
+        self.bytes[self.len..self.len + 2].copy_from_slice(b"\r\n");
+        &self.bytes[..self.len + 2]
     }
 }
 
@@ -33,7 +33,7 @@ impl Default for LineOut {
 impl fmt::Write for LineOut {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for &byte in text.as_bytes() {
-            if self.len + 1 < Self::CAPACITY {
+            if self.len + 2 < Self::CAPACITY {
                 // One message is one line, whatever it is made of.
                 self.bytes[self.len] = if byte == b'\n' || byte == b'\r' { b' ' } else { byte };
                 self.len += 1;
@@ -101,7 +101,7 @@ mod tests {
     fn a_message_is_one_line() {
         let mut line = LineOut::new();
         write!(line, "a\nb {}", 3).unwrap();
-        assert_eq!(line.finish(), b"a b 3\n");
+        assert_eq!(line.finish(), b"a b 3\r\n");
     }
 
     #[test]
@@ -112,7 +112,7 @@ mod tests {
         }
         let bytes = line.finish();
         assert_eq!(bytes.len(), LineOut::CAPACITY);
-        assert_eq!(bytes.last(), Some(&b'\n'));
+        assert!(bytes.ends_with(b"\r\n"));
     }
 
     #[test]

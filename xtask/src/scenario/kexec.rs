@@ -18,7 +18,7 @@ pub fn all() -> Vec<Scenario> {
         kexec("kexec-update-grub", "the same, by GRUB, in a machine with RAM above the hole", "expect=-b")
             .memory("6G")
             .grub()
-            .options("finish=700")
+            .options("finish=1500")
             .guests([Guest::new("pulse", "16M")])
             .says(r"\(d1\) updater: runs under luxen .*-b after update 1")
             .updates(1),

@@ -3,6 +3,7 @@
 //! A scenario is data; the files beside this one hold them by theme. [`runner`] makes machines of them.
 
 mod boot;
+mod console;
 mod grants;
 mod guests;
 mod kexec;
@@ -78,12 +79,19 @@ pub fn chosen(filter: Option<&str>) -> Vec<Scenario> {
 
 /// All scenarios, theme by theme.
 fn all() -> Vec<Scenario> {
-    let guests = [guests::all(), grants::all(), memory::all(), smp::all()];
-    [boot::all(), region::all(), update::all(), refusal::all(), kexec::all()]
-        .into_iter()
-        .chain(guests)
-        .flatten()
-        .collect()
+    let themes = [
+        boot::all(),
+        region::all(),
+        update::all(),
+        guests::all(),
+        grants::all(),
+        memory::all(),
+        smp::all(),
+        console::all(),
+        refusal::all(),
+        kexec::all(),
+    ];
+    themes.into_iter().flatten().collect()
 }
 
 /// How the kernel gets into memory.
@@ -187,6 +195,31 @@ impl Scenario {
     pub fn when(mut self, pattern: &str, keys: &str) -> Self {
         self.script.push(Act::Wait(regex(pattern)));
         self.script.push(Act::Type(keys.to_owned()));
+        self
+    }
+
+    /// Waits for text that matches, a prompt, and then types the keys.
+    pub fn at(mut self, pattern: &str, keys: &str) -> Self {
+        self.script.push(Act::See(regex(pattern)));
+        self.script.push(Act::Type(keys.to_owned()));
+        self
+    }
+
+    /// Waits until the guest in focus has said exactly this.
+    pub fn hears(mut self, text: String) -> Self {
+        self.script.push(Act::Hear(text));
+        self
+    }
+
+    /// Types the keys.
+    pub fn types(mut self, keys: impl Into<String>) -> Self {
+        self.script.push(Act::Type(keys.into()));
+        self
+    }
+
+    /// Leaves the console unread for some seconds.
+    pub fn rests(mut self, seconds: u64) -> Self {
+        self.script.push(Act::Rest(Duration::from_secs(seconds)));
         self
     }
 

@@ -187,8 +187,8 @@ fn judge(expect: &Expect, guests: u32, outcome: &Outcome) -> (Verdict, Vec<Strin
         blame(Verdict::Failure, format!("the machine's verdict is {said}, not {}", expect.verdict));
     }
     for act in &outcome.acts_left {
-        if let Act::Wait(pattern) = act {
-            blame(Verdict::Error, format!("the script still waits for a line like: {pattern}"));
+        if matches!(act, Act::Wait(_) | Act::See(_) | Act::Hear(_)) {
+            blame(Verdict::Error, act.to_string());
         }
     }
     report::faults_in_chain(&transcript.updates, expect.updates).into_iter().for_each(|f| blame(Verdict::Failure, f));

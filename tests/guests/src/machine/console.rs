@@ -51,6 +51,13 @@ pub fn print(message: fmt::Arguments<'_>) {
     }
 }
 
+/// Prints bytes as they are. There has to be a ring.
+pub fn put(bytes: &[u8]) {
+    if let Some(ring) = ring() {
+        write(ring, bytes);
+    }
+}
+
 fn write(ring: &ConsoleRing, bytes: &[u8]) {
     let size = ring.output.len() as u32;
     for &byte in bytes {
@@ -99,7 +106,12 @@ pub fn clear() -> bool {
 }
 
 /// Takes what was typed.
-pub fn read(mut take: impl FnMut(u8)) {
+pub fn read(take: impl FnMut(u8)) {
+    read_some(u32::MAX, take);
+}
+
+/// Takes up to `limit` bytes of what was typed.
+pub fn read_some(limit: u32, mut take: impl FnMut(u8)) {
     let Some(ring) = ring() else { return };
     let size = ring.input.len() as u32;
     let mut consumer = ring.in_cons.load(Ordering::Relaxed);
@@ -108,7 +120,8 @@ pub fn read(mut take: impl FnMut(u8)) {
         return;
     }
     assert!(producer.wrapping_sub(consumer) <= size, "console: input ring says {consumer}..{producer}");
-    while consumer != producer {
+    let end = consumer.wrapping_add(producer.wrapping_sub(consumer).min(limit));
+    while consumer != end {
         take(ring.input[(consumer % size) as usize].load(Ordering::Relaxed));
         consumer = consumer.wrapping_add(1);
     }

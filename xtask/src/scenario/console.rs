@@ -1,0 +1,61 @@
+//! The operator's console: keys and output arrive whole, whatever happens at the same time.
+//!
+//! The guest `echo` says what it hears.
+
+use super::Scenario;
+use crate::job::{self, Guest};
+
+/// All of them.
+pub fn all() -> Vec<Scenario> {
+    vec![
+        typing("console-typing", "what is typed while ten updates happen comes back, byte for byte")
+            .options("lu-first=50 lu-updates=10 lu-every=20")
+            .updates(10),
+        typing("console-typing-alone", "what is typed faster than the guest reads waits for it"),
+        Scenario::new("console-output-held", "a guest prints faster than the line takes it, through three updates")
+            .options("liveupdate=32M lu-first=20 lu-updates=3 lu-every=20")
+            .modules(job::images())
+            .guests([Guest::new("echo", "8M").line("flood=10000"), Guest::new("memory", "16M")])
+            .at("cold boot(?s:.)*\\(d1\\) > $", "\x01g")
+            .rests(5)
+            .hears(numbers(0..10000))
+            .types("\rfinish\r\x01\x01f")
+            .updates(3)
+            .limit(120),
+        Scenario::new("console-prompt", "a prompt is seen without a line end, in focus and out of it")
+            .options("liveupdate=32M")
+            .guests([Guest::new("echo", "8M"), Guest::new("echo", "8M").named("echo-2")])
+            .at("\\(d2\\) > $|\\(d2\\) > (?s:.)*\\(d1\\) > $", "\x01")
+            .at("input goes to d1 echo (?s:.)*\n> $", "abc")
+            .at("abc$", "\x01")
+            .at("input goes to d2 echo-2 (?s:.)*\n> $", "finish\r")
+            .when("domain: d2 echo-2 is gone", "1")
+            .at("input goes to d1 echo (?s:.)*\n> abc$", "\rfinish\r"),
+        Scenario::new("console-switch-key", "another key moves the focus, and the first one reaches the guest")
+            .options("liveupdate=32M conswitch=b")
+            .guests([Guest::new("echo", "8M")])
+            .at("\\(d1\\) > $", "\x02\x01x")
+            .hears("> x".to_owned())
+            .types("\x02a")
+            .when("input goes to d1", "\rfinish\r")
+            .says("Ctrl-B for the next"),
+    ]
+}
+
+/// Types more than the ring, the queue and the port hold to a guest that reads slowly.
+fn typing(name: &'static str, purpose: &'static str) -> Scenario {
+    let text = numbers(0..1500);
+    Scenario::new(name, purpose)
+        .options("liveupdate=32M")
+        .modules(job::images())
+        .guests([Guest::new("echo", "8M").line("pace=5"), Guest::new("pulse", "8M")])
+        .at("cold boot", &format!("\x01{text}"))
+        .hears(text)
+        .types("\rfinish\r\x01\x01f")
+        .limit(240)
+}
+
+/// Numbers of four digits, each with a space behind it.
+fn numbers(range: std::ops::Range<u32>) -> String {
+    range.map(|number| format!("{number:04} ")).collect()
+}
