@@ -6,6 +6,7 @@ mod boot;
 mod console;
 mod grants;
 mod guests;
+mod hostile;
 mod kexec;
 mod memory;
 mod refusal;
@@ -99,6 +100,7 @@ fn all() -> Vec<Scenario> {
         smp::all(),
         console::all(),
         refusal::all(),
+        hostile::all(),
         kexec::all(),
     ];
     themes.into_iter().flatten().collect()
@@ -145,6 +147,8 @@ pub struct Expect {
     pub says: Vec<Regex>,
     /// Patterns that no line may match.
     pub never: Vec<Regex>,
+    /// Every update finds as much memory claimed as the one before, and as much free as the last one of the same build.
+    pub is_steady: bool,
     /// Domain numbers of guests that need not give a verdict of success: they are the ones that misbehave.
     pub lost: Vec<u32>,
 }
@@ -164,6 +168,7 @@ impl Scenario {
                 updates: 0,
                 says: Vec::new(),
                 never: Vec::new(),
+                is_steady: false,
                 lost: Vec::new(),
             },
             limit: Duration::from_secs(180),
@@ -248,6 +253,12 @@ impl Scenario {
     /// No line may match.
     pub fn never(mut self, pattern: &str) -> Self {
         self.expect.never.push(regex(pattern));
+        self
+    }
+
+    /// Nobody gains or loses memory from one update to the next.
+    pub fn steady_memory(mut self) -> Self {
+        self.expect.is_steady = true;
         self
     }
 
