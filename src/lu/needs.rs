@@ -84,15 +84,15 @@ impl fmt::Display for RegionNeeds {
 /// Chunks that the ranges touch without one of them covering the whole chunk.
 pub fn partial_chunks(claims: impl IntoIterator<Item = MfnRange>) -> u64 {
     let mut partial = BTreeSet::new();
-    for range in claims {
-        if range.is_empty() {
-            continue;
-        }
-        if !range.start().is_multiple_of(CHUNK_FRAMES) {
-            partial.insert(range.start() / CHUNK_FRAMES);
-        }
-        if !range.end().is_multiple_of(CHUNK_FRAMES) {
-            partial.insert(range.end() / CHUNK_FRAMES);
+    // A guest can have as many ranges as pages, most of which cut the chunk that the one before cut.
+    let mut last = None;
+    for range in claims.into_iter().filter(|range| !range.is_empty()) {
+        for cut in [range.start(), range.end()] {
+            let chunk = cut / CHUNK_FRAMES;
+            if !cut.is_multiple_of(CHUNK_FRAMES) && last != Some(chunk) {
+                partial.insert(chunk);
+                last = Some(chunk);
+            }
         }
     }
     partial.len() as u64

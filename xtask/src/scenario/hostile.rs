@@ -57,6 +57,15 @@ pub fn all() -> Vec<Scenario> {
             "a breakpoint that comes in the hypervisor, where there is no stack yet, does no harm",
         )
         .options("liveupdate=32M test=debug"),
+        Scenario::new("hostile-scatter", "a guest makes as many pieces of its memory as it has pages")
+            .memory("1G")
+            .options("liveupdate=32M lu-first=1000 lu-updates=2 lu-every=200 finish=300")
+            .modules(job::images())
+            .guests([Guest::new("hostile", "256M").line("scatter"), Guest::new("memory", "16M")])
+            .says("hostile: 6[0-9]{4} frames scattered, all that there are")
+            .says(r#""extents":6\d{4}"#)
+            .updates(2)
+            .limit(240),
         // The twins: an attempt that is refused as it should be, of which the guest is told that it must not be.
         inverted(
             "hostile-inverted-frame",

@@ -5,7 +5,7 @@
 //! What must end the guest alone is tried with `fatal=<name>` ([`fatal`]).
 //!
 //! Options: `round-ms=<n>` (20: pause between two rounds), `report-ms=<n>` (2000), `invert=<name>` (the attempt called so, with a dash for all that is
-//! neither letter nor digit, must not come to what is due: so the guest has to fail), `fatal=<name>`. With two vCPUs, the second is started on
+//! neither letter nor digit, must not come to what is due: so the guest has to fail), `fatal=<name>`, `scatter` ([`scatter`]). With two vCPUs, the second is started on
 //! a context of forged values.
 
 #![expect(unsafe_code, reason = "hypercalls with forged addresses, and instructions that a guest must not have")]
@@ -22,6 +22,7 @@ mod ground;
 mod instructions;
 mod memory_ops;
 mod pointers;
+mod scatter;
 mod second;
 mod tables;
 
@@ -73,6 +74,9 @@ fn call<const N: usize>(number: u64, args: [u64; N]) -> Answer {
 fn run(guest: &mut Guest) {
     let interval = guest.number("round-ms", 20).clamp(1, 60_000) * MS;
     let report = guest.number("report-ms", 2000).saturating_mul(MS);
+    if guest.options().has("scatter") {
+        return scatter::live(guest);
+    }
     let ground = Ground::new();
     if let Some(name) = guest.options().value("fatal") {
         fatal::attempt(name, &ground);
