@@ -81,7 +81,7 @@ pub struct Outcome {
     pub shell: Option<Shell>,
 }
 
-/// How long it took from QEMU's start, or the guest's own, to the shell of the first Linux guest.
+/// How long it took from QEMU's start, or the guest's own, to the first line of the first Linux guest's shell.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Shell {
     /// By the guest's clock, from its own start: under `-icount` 10^9 instructions a second.

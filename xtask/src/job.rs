@@ -12,9 +12,9 @@ pub const REGION: &str = "liveupdate=32M";
 /// Milliseconds until the first update, from each to the next, and from the last to the line `finish` on every guest's
 /// console: the guests are under way when the first comes, and busy again before the next.
 pub const TIMING: &str = "lu-first=300 lu-every=200 finish=300";
-/// The same with Linux among the guests. Beside five others it takes 13 s to its shell: the first two updates find it in its boot, the others
-/// while its jobs fill half of its memory and check it.
-pub const LINUX_TIMING: &str = "lu-first=9000 lu-every=2500 finish=1500";
+/// The same with Linux among the guests. Beside five others it takes 13 s to its shell, and 15 s more to fill half of its memory: the first
+/// update finds it in its boot, three while it fills its memory, the last two with all its jobs at work.
+pub const LINUX_TIMING: &str = "lu-first=10000 lu-every=5000 finish=2500";
 
 /// One guest to be.
 #[derive(Clone, Debug)]

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 static HYPERVISOR: LazyLock<Regex> = LazyLock::new(|| pattern(r"^\[ *\d+\.\d{6}\] (\w+): (.*)$"));
 static GUEST: LazyLock<Regex> = LazyLock::new(|| pattern(r"^\(d(\d+)\) (.*)$"));
 static GUEST_VERDICT: LazyLock<Regex> = LazyLock::new(|| pattern(r"^[\w-]+: verdict ([A-Z]+)(?:: (.*))?$"));
-static SHELL: LazyLock<Regex> = LazyLock::new(|| pattern(r"^linux: shell at (\d+\.\d+) s$"));
+static SHELL: LazyLock<Regex> = LazyLock::new(|| pattern(r"^linux: \S+ is up, (\d+\.\d+) s after its start$"));
 static FOCUS: LazyLock<Regex> = LazyLock::new(|| pattern(r"^input goes to (?:d(\d+) |the hypervisor )"));
 static ESCAPE: LazyLock<Regex> = LazyLock::new(|| pattern(r"\x1b(?:\[[0-9;?]*[A-Za-z]|[()][A-Za-z0-9]|.)"));
 static ADDRESS: LazyLock<Regex> = LazyLock::new(|| pattern(r"\b(?:0x)?(ffff82d04[0-9a-f]{7})\b"));
@@ -78,7 +78,7 @@ pub struct Transcript {
     pub unreadable: Vec<String>,
     /// Guests' verdicts by domain number.
     pub guests: BTreeMap<u32, GuestVerdict>,
-    /// Seconds by the first Linux guest's own clock until its shell was there.
+    /// Seconds by the first Linux guest's own clock until its shell, which runs /init, had its first line.
     pub shell_seconds: Option<f64>,
     /// What nothing may ever say: ledger mismatches, panics.
     pub alarms: Vec<String>,
@@ -220,10 +220,13 @@ mod tests {
 
     #[test]
     fn the_first_shell_counts() {
-        let shells =
-            transcript(&["(d1) linux: shell at never s", "(d2) linux: shell at 4.56 s", "(d3) linux: shell at 1.00 s"]);
+        let shells = transcript(&[
+            "(d1) linux: 6.1 is up, never s after its start",
+            "(d2) linux: 6.1 is up, 4.56 s after its start",
+            "(d3) linux: 6.1 is up, 1.00 s after its start",
+        ]);
         assert_eq!(shells.shell_seconds, Some(4.56));
-        assert_eq!(transcript(&["linux: shell at 4.56 s"]).shell_seconds, None);
+        assert_eq!(transcript(&["linux: 6.1 is up, 4.56 s after its start"]).shell_seconds, None);
     }
 
     #[test]
