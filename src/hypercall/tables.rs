@@ -325,7 +325,7 @@ pub fn iret(c: &mut Caller<'_>) -> Outcome {
         frame.rcx = field_u64(&b, f::RCX);
     }
     frame.rax = field_u64(&b, f::RAX);
-    let has_iopl = c.vcpu.domain.vm_assist() >> assist::TYPE_ARCHITECTURAL_IOPL & 1 != 0;
+    let has_iopl = c.vcpu.domain.has_assist(assist::TYPE_ARCHITECTURAL_IOPL);
     let mut v = c.vcpu.state.lock();
     if has_iopl {
         v.iopl = super::vcpu::iopl_of(rflags);

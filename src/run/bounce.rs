@@ -4,13 +4,15 @@
 //! were not masked, rsp, ss. From guest kernel mode the stack goes on and cs has RPL 0; from guest user mode the stack is the one of
 //! `stack_switch`, and the guest changes to its kernel's page tables and GS base.
 
+use crate::hypercall::vcpu::IOPL_SHIFT;
 use crate::mm::physmem::PhysMem;
 use crate::run::context;
+use crate::run::domain::Domain;
 use crate::run::guest_mem::{Fault, GuestMem};
 use crate::run::vcpu::{Callback, NMI_VECTOR, TrapInfo, Vcpu, VcpuState};
 use crate::x86::directmap::DirectMap;
 use crate::x86::traps::Frame;
-use crate::xen::hypercall::pv;
+use crate::xen::hypercall::{pv, vm_assist};
 use crate::xen::layout::vcpu_info;
 use core::fmt;
 use x86_64::instructions::segmentation::{DS, ES, FS, GS, Segment};
@@ -64,23 +66,35 @@ pub fn set_info_byte(v: &VcpuState, offset: usize, value: u8) {
 }
 
 /// Sets up the guest to continue at `to`, with the frame described above.
-pub fn enter(v: &mut VcpuState, frame: &mut Frame, to: Callback, error: Option<u64>) -> Result<(), Undeliverable> {
-    push_frame(v, frame, to, error.as_slice())
+pub fn enter(
+    domain: &Domain,
+    v: &mut VcpuState,
+    frame: &mut Frame,
+    to: Callback,
+    error: Option<u64>,
+) -> Result<(), Undeliverable> {
+    push_frame(domain, v, frame, to, error.as_slice())
 }
 
 /// Tells the guest's kernel that what it asked to return to cannot be loaded. The data segment selectors stand in the frame where an error code
 /// would, lowest first: ds, es, fs, gs.
-pub fn failsafe(v: &mut VcpuState, frame: &mut Frame) -> Result<(), Undeliverable> {
+pub fn failsafe(domain: &Domain, v: &mut VcpuState, frame: &mut Frame) -> Result<(), Undeliverable> {
     let to = v.callbacks.failsafe;
     if to.rip == 0 {
         return Err(Undeliverable::NoFailsafe);
     }
     let selectors = [DS::get_reg(), ES::get_reg(), FS::get_reg(), GS::get_reg()].map(|s| u64::from(s.0));
-    push_frame(v, frame, to, &selectors)
+    push_frame(domain, v, frame, to, &selectors)
 }
 
 /// The frame, with `extra` words between r11 and rip.
-fn push_frame(v: &mut VcpuState, frame: &mut Frame, to: Callback, extra: &[u64]) -> Result<(), Undeliverable> {
+fn push_frame(
+    domain: &Domain,
+    v: &mut VcpuState,
+    frame: &mut Frame,
+    to: Callback,
+    extra: &[u64],
+) -> Result<(), Undeliverable> {
     let (sp, cs) = if v.kernel_mode {
         (frame.rsp, frame.cs & !3)
     } else {
@@ -91,7 +105,9 @@ fn push_frame(v: &mut VcpuState, frame: &mut Frame, to: Callback, extra: &[u64])
     };
     let l4 = v.kernel_l4.ok_or(Undeliverable::NoKernel)?;
     let mask = info_byte(v, vcpu_info::EVTCHN_UPCALL_MASK);
-    let rflags = frame.rflags & !(IF | 3 << 12) | if mask & 1 == 0 { IF } else { 0 };
+    // Its I/O privilege level is in its flags only if it asked for that.
+    let iopl = if domain.has_assist(vm_assist::TYPE_ARCHITECTURAL_IOPL) { u64::from(v.iopl) << IOPL_SHIFT } else { 0 };
+    let rflags = frame.rflags & !(IF | 3 << IOPL_SHIFT) | iopl | if mask & 1 == 0 { IF } else { 0 };
     let cs = (cs & 0xffff) | u64::from(mask) << 32;
     let mut words = [0u64; 11];
     let mut n = 0;
@@ -121,19 +137,37 @@ fn push_frame(v: &mut VcpuState, frame: &mut Frame, to: Callback, extra: &[u64])
 }
 
 /// Delivers an exception.
-pub fn exception(v: &mut VcpuState, frame: &mut Frame, vector: u8, error: Option<u64>) -> Result<(), Undeliverable> {
+pub fn exception(
+    domain: &Domain,
+    v: &mut VcpuState,
+    frame: &mut Frame,
+    vector: u8,
+    error: Option<u64>,
+) -> Result<(), Undeliverable> {
     let trap = v.traps[usize::from(vector)];
     if trap.address == 0 {
         return Err(Undeliverable::NoHandler { vector: u64::from(vector) });
     }
-    enter(v, frame, Callback { rip: trap.address, masks_events: trap.flags & TrapInfo::MASKS_EVENTS != 0 }, error)
+    enter(
+        domain,
+        v,
+        frame,
+        Callback { rip: trap.address, masks_events: trap.flags & TrapInfo::MASKS_EVENTS != 0 },
+        error,
+    )
 }
 
 /// Delivers a page fault: CR2 goes to the vcpu_info, and the error code says "user" as the guest sees it.
-pub fn page_fault(v: &mut VcpuState, frame: &mut Frame, cr2: u64, error: u64) -> Result<(), Undeliverable> {
+pub fn page_fault(
+    domain: &Domain,
+    v: &mut VcpuState,
+    frame: &mut Frame,
+    cr2: u64,
+    error: u64,
+) -> Result<(), Undeliverable> {
     DirectMap.write_u64(v.info.offset(vcpu_info::ARCH_CR2 as u64), cr2);
     let error = error & !4 | if v.kernel_mode { 0 } else { 4 };
-    exception(v, frame, 14, Some(error))
+    exception(domain, v, frame, 14, Some(error))
 }
 
 /// True if an event is pending and the guest takes events.
@@ -148,7 +182,7 @@ pub fn event(vcpu: &Vcpu, frame: &mut Frame) -> Result<(), Undeliverable> {
         v.nmi_pending = false;
         // Without a handler it is lost, as in Xen.
         if v.traps[usize::from(NMI_VECTOR)].address != 0 {
-            exception(&mut v, frame, NMI_VECTOR, None)?;
+            exception(&vcpu.domain, &mut v, frame, NMI_VECTOR, None)?;
             v.nmi_masked = true;
         }
     }
@@ -160,5 +194,5 @@ pub fn event(vcpu: &Vcpu, frame: &mut Frame) -> Result<(), Undeliverable> {
         // A guest that has registered no entry yet finds its events when it looks for them.
         return Ok(());
     }
-    enter(&mut v, frame, Callback { rip: to.rip, masks_events: true }, None)
+    enter(&vcpu.domain, &mut v, frame, Callback { rip: to.rip, masks_events: true }, None)
 }

@@ -136,6 +136,10 @@ fn notify(host: &Host, domain: &Domain) {
 }
 
 fn deliver(host: &Host, domain: &Domain, now: u64) {
+    // The ring of a domain that has stopped may be somebody else's memory by now.
+    if domain.shutdown().is_some() {
+        return;
+    }
     let delivered = domain.console.lock().deliver(&DirectMap, now);
     if delivered {
         notify(host, domain);
@@ -144,7 +148,6 @@ fn deliver(host: &Host, domain: &Domain, now: u64) {
 
 /// Types into a domain's console.
 pub fn type_to(host: &Host, domain: &Domain, bytes: &[u8]) {
-    // The ring of a domain that has stopped may be somebody else's memory by now.
     if domain.shutdown().is_some() {
         return;
     }

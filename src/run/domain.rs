@@ -254,7 +254,12 @@ impl Domain {
 
     /// The guest wants its user programs not to see the M2P (`VMASST_TYPE_m2p_strict`): a table that is used for them loses it.
     pub fn hides_m2p(&self) -> bool {
-        self.vm_assist() >> vm_assist::TYPE_M2P_STRICT & 1 != 0
+        self.has_assist(vm_assist::TYPE_M2P_STRICT)
+    }
+
+    /// True if a vm_assist is on: its VMASST_TYPE_* number.
+    pub fn has_assist(&self, kind: u64) -> bool {
+        self.vm_assist() >> kind & 1 != 0
     }
 
     /// Sets the vm_assist bits.

@@ -138,7 +138,7 @@ pub fn privileged(vcpu: &Arc<Vcpu>, frame: &mut Frame) -> bool {
 /// True if the guest's I/O privilege level covers the mode that it is in.
 fn has_iopl(vcpu: &Vcpu) -> bool {
     let v = vcpu.state.lock();
-    let is_architectural = vcpu.domain.vm_assist() >> vm_assist::TYPE_ARCHITECTURAL_IOPL & 1 != 0;
+    let is_architectural = vcpu.domain.has_assist(vm_assist::TYPE_ARCHITECTURAL_IOPL);
     let ring = match (v.kernel_mode, is_architectural) {
         (true, true) => 0,
         (true, false) => 1,
@@ -238,7 +238,7 @@ fn set_xcr0(vcpu: &Vcpu, value: u64) -> bool {
 
 /// A page fault of a guest's kernel that writes to an entry of a live level-1 table, which is mapped read-only: true if the write was carried out.
 pub fn table_write(vcpu: &Arc<Vcpu>, frame: &mut Frame, cr2: u64) -> bool {
-    let is_enabled = vcpu.domain.vm_assist() >> vm_assist::TYPE_WRITABLE_PAGETABLES & 1 != 0;
+    let is_enabled = vcpu.domain.has_assist(vm_assist::TYPE_WRITABLE_PAGETABLES);
     let is_write = frame.error & PF_PRESENT_WRITE == PF_PRESENT_WRITE && frame.error & PF_RESERVED_FETCH == 0;
     if !is_enabled || !is_write {
         return false;

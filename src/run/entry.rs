@@ -34,7 +34,7 @@ pub fn from_guest(frame: &mut Frame) {
         }
         0..32 => exception(&vcpu, frame, vector as u8, cr2),
         v if v == u64::from(apic::SPURIOUS_VECTOR) => Ok(()),
-        _ => software_interrupt(&mut vcpu.state.lock(), frame, vector as u8),
+        _ => software_interrupt(&vcpu, frame, vector as u8),
     };
     if let Err(why) = result {
         crash(&vcpu, frame, format_args!("{why}"));
@@ -52,9 +52,9 @@ fn syscall(vcpu: &Arc<Vcpu>, frame: &mut Frame) -> Result<(), Undeliverable> {
     if to.rip == 0 {
         // As Xen: no system call entry means an invalid opcode, at the instruction.
         frame.rip = frame.rip.wrapping_sub(2);
-        return bounce::exception(&mut v, frame, 6, None);
+        return bounce::exception(&vcpu.domain, &mut v, frame, 6, None);
     }
-    bounce::enter(&mut v, frame, to, None)
+    bounce::enter(&vcpu.domain, &mut v, frame, to, None)
 }
 
 /// `syscall` from a 32-bit program. A guest's kernel is 64-bit code.
@@ -63,9 +63,9 @@ fn syscall32(vcpu: &Arc<Vcpu>, frame: &mut Frame) -> Result<(), Undeliverable> {
     let to = v.callbacks.syscall32;
     if v.kernel_mode || to.rip == 0 {
         frame.rip = frame.rip.wrapping_sub(2);
-        return bounce::exception(&mut v, frame, 6, None);
+        return bounce::exception(&vcpu.domain, &mut v, frame, 6, None);
     }
-    bounce::enter(&mut v, frame, to, None)
+    bounce::enter(&vcpu.domain, &mut v, frame, to, None)
 }
 
 /// Vectors that push an error code.
@@ -91,13 +91,13 @@ fn exception(vcpu: &Arc<Vcpu>, frame: &mut Frame, vector: u8, cr2: u64) -> Resul
     match vector {
         1 => {
             v.debugreg[6] |= debug::take_status();
-            bounce::exception(&mut v, frame, 1, None)
+            bounce::exception(&vcpu.domain, &mut v, frame, 1, None)
         }
         7 if v.task_switched => {
             // The guest asked for this fault by fpu_taskswitch; Xen clears its CR0.TS as it delivers it.
             v.task_switched = false;
             fpu::set_ts(false);
-            bounce::exception(&mut v, frame, 7, None)
+            bounce::exception(&vcpu.domain, &mut v, frame, 7, None)
         }
         7 => {
             fpu::set_ts(false);
@@ -107,12 +107,13 @@ fn exception(vcpu: &Arc<Vcpu>, frame: &mut Frame, vector: u8, cr2: u64) -> Resul
         13 if frame.error & 2 != 0 => {
             // `int n` of an exception's vector, whose gate is for ring 0 alone.
             frame.rip = frame.rip.wrapping_add(INT_LEN);
-            software_interrupt(&mut v, frame, (frame.error >> 3) as u8)
+            drop(v);
+            software_interrupt(vcpu, frame, (frame.error >> 3) as u8)
         }
-        14 => bounce::page_fault(&mut v, frame, cr2, frame.error),
+        14 => bounce::page_fault(&vcpu.domain, &mut v, frame, cr2, frame.error),
         _ => {
             let error = (WITH_ERROR & 1 << vector != 0).then_some(frame.error);
-            bounce::exception(&mut v, frame, vector, error)
+            bounce::exception(&vcpu.domain, &mut v, frame, vector, error)
         }
     }
 }
@@ -121,14 +122,15 @@ fn exception(vcpu: &Arc<Vcpu>, frame: &mut Frame, vector: u8, cr2: u64) -> Resul
 const INT_LEN: u64 = 2;
 
 /// `int n` by a guest, with rip behind it: its own trap table says who may.
-fn software_interrupt(v: &mut VcpuState, frame: &mut Frame, vector: u8) -> Result<(), Undeliverable> {
+fn software_interrupt(vcpu: &Vcpu, frame: &mut Frame, vector: u8) -> Result<(), Undeliverable> {
+    let mut v = vcpu.state.lock();
     let ring = if v.kernel_mode { 1 } else { 3 };
     let trap = v.traps[usize::from(vector)];
     if trap.address == 0 || trap.flags & 3 < ring {
         frame.rip = frame.rip.wrapping_sub(INT_LEN);
-        return bounce::exception(v, frame, 13, Some(u64::from(vector) << 3 | 2));
+        return bounce::exception(&vcpu.domain, &mut v, frame, 13, Some(u64::from(vector) << 3 | 2));
     }
-    bounce::exception(v, frame, vector, None)
+    bounce::exception(&vcpu.domain, &mut v, frame, vector, None)
 }
 
 /// The forced-emulation prefix `ud2; "xen"` before `cpuid`: the way for a PV guest to see the hypervisor's leaves.
@@ -154,7 +156,7 @@ pub fn crash(vcpu: &Arc<Vcpu>, frame: &Frame, why: core::fmt::Arguments<'_>) {
 /// `iretq` into the guest faulted: the frame that it asked for cannot be loaded. Its kernel is told by the failsafe callback.
 pub fn return_failed(frame: &mut Frame) {
     let Some(vcpu) = this_cpu().current() else { return };
-    let delivered = bounce::failsafe(&mut vcpu.state.lock(), frame);
+    let delivered = bounce::failsafe(&vcpu.domain, &mut vcpu.state.lock(), frame);
     if let Err(why) = delivered {
         crash(&vcpu, frame, format_args!("its return frame cannot be loaded, and {why}"));
     }

@@ -209,7 +209,7 @@ pub fn publish_runstate_by(l4: Mfn, v: &VcpuState, vcpu: &Vcpu) {
     if v.runstate.area_va == 0 {
         return;
     }
-    let flag = vcpu.domain.vm_assist() >> vm_assist::TYPE_RUNSTATE_UPDATE_FLAG & 1 != 0;
+    let flag = vcpu.domain.has_assist(vm_assist::TYPE_RUNSTATE_UPDATE_FLAG);
     let r = v.runstate;
     let mut bytes = [0u8; f::SIZE];
     bytes[f::STATE..f::STATE + 4].copy_from_slice(&r.state.to_le_bytes());

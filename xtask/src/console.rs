@@ -269,6 +269,8 @@ struct Said {
     old: usize,
     /// Complete lines since then.
     lines: Vec<String>,
+    /// Bytes since then.
+    count: usize,
 }
 
 impl Said {
@@ -276,6 +278,7 @@ impl Said {
     fn add(&mut self, piece: &[u8], mut each: impl FnMut(&str, &mut Self) -> Result<()>) -> Result<()> {
         for part in piece.split_inclusive(|&byte| byte == b'\n') {
             self.bytes.extend_from_slice(part);
+            self.count += part.len();
             if part.ends_with(b"\n") {
                 let line = transcript::plain(&self.bytes);
                 self.lines.push(transcript::plain(&self.bytes[self.old..]));
@@ -292,7 +295,8 @@ impl Said {
         match act {
             Act::Wait(pattern) => line.is_some_and(|line| pattern.is_match(line)),
             Act::See(pattern) => pattern.is_match(&self.text()),
-            Act::Hear(text) => self.of_guest_in_focus().contains(text.as_str()),
+            // Putting a long text together for every piece of it would take longer than saying it.
+            Act::Hear(text) => self.count >= text.len() && self.of_guest_in_focus().contains(text.as_str()),
             Act::Type(_) | Act::Rest(_) => false,
         }
     }
@@ -317,6 +321,7 @@ impl Said {
     /// The act is done: the next one looks at what comes now.
     fn forget(&mut self) {
         self.lines.clear();
+        self.count = 0;
         self.old = self.bytes.len();
     }
 

@@ -8,6 +8,7 @@ mod check;
 mod console;
 mod damage;
 mod digest;
+mod grub_pv;
 mod image;
 mod job;
 mod linux;

@@ -63,6 +63,13 @@ pub const IMAGE: &[Need] = &[
 /// What booting one takes on top.
 pub const BOOT: &[Need] =
     &[RUST_SRC, OBJCOPY, IMAGE[2], IMAGE[3], IMAGE[4], IMAGE[5], program("qemu-system-x86_64", "qemu-system-x86")];
+/// Where GRUB's modules for a PV guest are.
+pub const GRUB_PV_DIR: &str = "/usr/lib/grub/x86_64-xen";
+/// What making GRUB a guest takes.
+pub const GRUB_PV: &[Need] = &[
+    Need { has: Has::Path("/usr/lib/grub/x86_64-xen/kernel.img"), from: From::Package("grub-xen-bin") },
+    program("grub-mkimage", "grub-common"),
+];
 /// What the whole check takes.
 pub const CHECK: &[Need] = &[
     RUST_SRC,

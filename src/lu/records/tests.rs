@@ -582,7 +582,7 @@ fn tables_named_by_their_own_level_are_listed_as_pins_are_and_an_unfinished_line
     assert_eq!(line.to_vec(), Ok(b"half a \0line".to_vec()));
     let third = records.next_record().unwrap().unwrap();
     let Ok(AnyRecord::Typed(keys)) = AnyRecord::decode(&third) else { panic!("not what was typed") };
-    assert_eq!((third.kind, keys.to_vec()), (0x4000_0019, Ok(b"ls\r\x1b[A".to_vec())));
+    assert_eq!((third.kind, keys.to_vec()), (0x4000_001c, Ok(b"ls\r\x1b[A".to_vec())));
 }
 
 #[test]

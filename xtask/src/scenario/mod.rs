@@ -20,7 +20,7 @@ use crate::image::{Boot, Module};
 use crate::job::Guest;
 use crate::linux as linux_guest;
 use crate::report::Verdict;
-use crate::{build, damage, paths, setup};
+use crate::{build, damage, grub_pv, paths, setup};
 use anyhow::{Result, ensure};
 use regex::Regex;
 use std::path::PathBuf;
@@ -79,10 +79,15 @@ pub fn verb(args: Args) -> Result<ExitCode> {
 
 /// Makes what the scenarios take beside the two builds and the small guests.
 pub fn prepare(scenarios: &[Scenario], no_build: bool) -> Result<()> {
+    damage::make_all()?;
     if scenarios.iter().any(Scenario::has_linux) {
         linux_guest::ensure(no_build)?;
     }
-    damage::make_all()
+    let grub = paths::out(grub_pv::PROGRAM);
+    if scenarios.iter().any(|scenario| scenario.boot.modules.iter().any(|module| module.file == grub)) {
+        grub_pv::make()?;
+    }
+    Ok(())
 }
 
 /// The scenarios whose name contains the filter, in their order. Without a filter the long ones are left out, unless all are wanted.

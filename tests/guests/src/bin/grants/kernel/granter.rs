@@ -57,7 +57,10 @@ pub fn run(guest: &mut Guest, terms: &Terms) {
             }
             asked => {
                 assert!(asked == answered + 1, "round {asked} after round {answered}");
-                check_round(&table, asked);
+                if !check_round(&table, asked) {
+                    say!("the peer is gone at {}, in round {asked}", Seconds(now));
+                    break;
+                }
                 if asked % REFUSALS_EVERY == 1 {
                     check_refusals(&table, terms);
                 }
@@ -131,8 +134,8 @@ fn grant_all(table: &Table, terms: &Terms) {
     all(r::CONTROL, CONTROL, 0);
 }
 
-/// What b has done in a round.
-fn check_round(table: &Table, round: u64) {
+/// What b has done in a round; false if b was found to be gone.
+fn check_round(table: &Table, round: u64) -> bool {
     use reference as r;
     let contents = [(WRITTEN, Content::Written), (WRITTEN_FAR, Content::WrittenFar), (COPIED_TO, Content::CopiedTo)];
     for (page, content) in contents {
@@ -157,11 +160,15 @@ fn check_round(table: &Table, round: u64) {
     ];
     for (reference, expected) in marks {
         let found = table.marks(reference);
+        if found != expected && table.marks(r::CONTROL) == 0 {
+            return false;
+        }
         assert!(found == expected, "round {round}: grant {reference} has marks {found:#x}, not {expected:#x}");
     }
     if round == 1 {
         table.revoke(r::REVOKED);
     }
+    true
 }
 
 fn answer(terms: &Terms, round: u64) {
