@@ -5,6 +5,7 @@
 //! the guest has come so far.
 
 use super::Scenario;
+use crate::digest;
 use crate::job::{self, Guest};
 use crate::report::Verdict;
 
@@ -58,6 +59,7 @@ pub fn all() -> Vec<Scenario> {
         .when(BEAT, FINISH)
         .limit(600)
         .extended(),
+        shell(),
         linux("linux-update-in-boot", "ten updates spread over Linux's boot", Guest::linux("256M", "shell"))
             // What is typed waits until someone reads it.
             .options("lu-first=150 lu-every=400 lu-updates=10 finish=500")
@@ -105,6 +107,30 @@ pub fn all() -> Vec<Scenario> {
             .says(r"\(d2\) linux: verdict SUCCESS")
             .extended(),
     ]
+}
+
+/// Someone works in the guest's shell and updates the hypervisor in the middle of it: first while typing into a file, then under a running `top`.
+fn shell() -> Scenario {
+    let text: String = (0..300).map(|number| format!("{number:03} ")).collect();
+    let sum = digest::sha256(text.as_bytes());
+    linux("linux-shell", "two updates by key while someone types in Linux's shell", Guest::linux("256M", "shell"))
+        .when(SHELL, "\x01")
+        .at("input goes to d1 linux(?s:.)*luxen# $", "echo ready; cat > /tmp/typed\r")
+        // The key that updates, the key that goes back to the guest, and the text, in one go: most of it arrives while the update is prepared and done.
+        // Until it runs the line, the shell has the terminal echo nothing.
+        .at("\nready\n$", &format!("\x01u1{text}"))
+        .hears(text)
+        // Twice the end of the file, as there is no end of a line before it.
+        .types("\x04\x04")
+        .at("luxen# $", "sha256sum /tmp/typed\r")
+        .at(&format!("{sum}  /tmp/typed\n(?s:.)*luxen# $"), "top\r")
+        .at("Load average", "\x01u1")
+        .when("lu: report", "")
+        .at("Load average", "q")
+        .at("luxen# $", "echo back $((6 * 7))\r")
+        .at("\nback 42\n(?s:.)*luxen# $", "finish\r")
+        .updates(2)
+        .limit(240)
 }
 
 /// A machine of 1 GiB with one Linux guest and both builds.
