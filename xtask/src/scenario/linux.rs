@@ -49,6 +49,7 @@ pub fn all() -> Vec<Scenario> {
         )
         .update_each(BEAT, 3)
         .when(BEAT, FINISH)
+        .limit(600)
         .extended(),
         linux(
             "linux-update-storm",
