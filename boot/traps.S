@@ -73,6 +73,8 @@ trap_stubs:
     .endif
     .if (vector == 2) || (vector == 8) || (vector == 18)
     jmp trap_paranoid
+    .elseif vector == 1
+    jmp trap_debug
     .else
     jmp trap_common
     .endif
@@ -121,6 +123,30 @@ trap_paranoid:
     cld
     mov rdi, rsp
     call trap_paranoid_entry
+    pop_registers
+    add rsp, 16
+    iretq
+
+# Debug exceptions, on a stack of their own as well: a guest's breakpoint on what it loads into SS is held back for one instruction, and comes in
+# the hypervisor if that is `syscall` or `int3`, where neither stack nor GS are the hypervisor's yet.
+.balign 16
+trap_debug:
+    push_registers
+    cld
+    test byte ptr [rsp + FRAME_CS], 3
+    jz 1f
+    swapgs
+    mov rax, gs:[0]
+    mov rsi, rsp
+    lea rdi, [rax - FRAME_SIZE]
+    mov ecx, FRAME_SIZE / 8
+    rep movsq
+    lea rsp, [rax - FRAME_SIZE]
+    xor ebp, ebp
+    mov rdi, rsp
+    call trap_from_guest
+    jmp return_to_guest
+1:  call trap_debug_in_hypervisor
     pop_registers
     add rsp, 16
     iretq

@@ -2,6 +2,7 @@
 
 use super::{Caller, Outcome};
 use crate::frame::{DomId, Maddr, Pfn};
+use crate::mm::extents::has_numbers;
 use crate::mm::m2p;
 use crate::mm::types::TypeError;
 use crate::run::domain::Domain;
@@ -113,7 +114,8 @@ pub fn mmu_update(c: &mut Caller<'_>, list: u64, count: u64, done_at: u64, domid
 fn set_machphys(domain: &Domain, maddr: u64, pfn: u64) -> Result<(), Errno> {
     let mfn = Maddr::try_new(maddr).map_err(|_| Errno::EINVAL)?.mfn_containing();
     let host = host();
-    let pfn = Pfn::try_new(pfn).ok();
+    // What is no number is none: Xen would keep it in its table, and nowhere else.
+    let pfn = Pfn::try_new(pfn).ok().filter(|&pfn| has_numbers(pfn, 1));
     // Only frames of the domain are in its extents.
     domain.memory.lock().extents.set_pfn(mfn, pfn).map_err(|_| Errno::EINVAL)?;
     host.m2p.set(&DirectMap, mfn, pfn.map_or(m2p::INVALID, Pfn::get));

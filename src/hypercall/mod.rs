@@ -149,6 +149,8 @@ fn multicall(c: &mut Caller<'_>, list: u64, count: u64) -> Outcome {
         return Outcome::Done(Errno::EINVAL.to_rax());
     }
     const SIZE: u64 = multicall_entry::SIZE as u64;
+    // The interface has 32 bits for the number.
+    let count = u64::from(count as u32);
     for i in 0..count {
         if i > 0 && c.should_give_way() {
             return Outcome::Again([list.wrapping_add(i * SIZE), count - i, 0, 0, 0]);

@@ -234,11 +234,11 @@ pub fn hold_info(domain: &Domain, mfn: Mfn) -> Result<(), Errno> {
 pub const IOPL_SHIFT: u32 = 12;
 
 fn initialise(c: &mut Caller<'_>, vcpu: &Arc<Vcpu>, arg: u64) -> Result<u64, Errno> {
+    let mut bytes = Box::new([0; 5168]);
+    c.memory()?.read(arg, &mut bytes[..])?;
     if vcpu.state.lock().initialised {
         return Err(Errno::EEXIST);
     }
-    let mut bytes = Box::new([0; 5168]);
-    c.memory()?.read(arg, &mut bytes[..])?;
     let context = VcpuGuestContext::decode(&bytes);
     check_context(&context)?;
     let host = host();

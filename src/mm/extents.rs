@@ -8,6 +8,14 @@ use crate::frame::{Mfn, MfnRange, Pfn};
 use alloc::collections::BTreeMap;
 use core::fmt;
 
+/// The first number that no page can have: written down for an update, it says "none".
+const PFN_END: u64 = Pfn::LIMIT - 1;
+
+/// True if all of `nr_frames` pages from `pfn` on can have their numbers.
+pub const fn has_numbers(pfn: Pfn, nr_frames: u64) -> bool {
+    nr_frames <= PFN_END && pfn.get() <= PFN_END - nr_frames
+}
+
 /// A run of frames of a domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
@@ -133,8 +141,10 @@ impl ExtentMap {
     pub fn insert(&mut self, pfn: Option<Pfn>, mfn: Mfn, nr_frames: u64) -> Result<(), ExtentError> {
         let out_of_range = ExtentError::OutOfRange { mfn, nr_frames };
         let range = MfnRange::try_new(mfn, nr_frames).map_err(|_| out_of_range)?;
-        let Some(last) = nr_frames.checked_sub(1) else { return Ok(()) };
-        if pfn.is_some_and(|pfn| pfn.checked_add(last).is_none()) {
+        if nr_frames == 0 {
+            return Ok(());
+        }
+        if pfn.is_some_and(|pfn| !has_numbers(pfn, nr_frames)) {
             return Err(out_of_range);
         }
         // What a restore adds comes in order, behind all that is there.
@@ -181,6 +191,9 @@ impl ExtentMap {
     /// Changes the guest's number for one frame that the domain has.
     pub fn set_pfn(&mut self, mfn: Mfn, pfn: Option<Pfn>) -> Result<(), ExtentError> {
         let extent = self.extent_of(mfn).ok_or(ExtentError::Absent { mfn })?;
+        if pfn.is_some_and(|pfn| !has_numbers(pfn, 1)) {
+            return Err(ExtentError::OutOfRange { mfn, nr_frames: 1 });
+        }
         if extent.pfn.map(|first| first.offset(mfn.get() - extent.mfn.get())) == pfn {
             return Ok(());
         }
@@ -279,10 +292,13 @@ mod tests {
         let last = Mfn::LIMIT - 1;
         let mut map = ExtentMap::new();
         assert!(matches!(map.insert(None, mfn(last), 2), Err(ExtentError::OutOfRange { .. })));
-        assert!(matches!(map.insert(pfn(last), mfn(0), 2), Err(ExtentError::OutOfRange { .. })));
+        assert!(matches!(map.insert(pfn(last - 1), mfn(0), 2), Err(ExtentError::OutOfRange { .. })));
+        assert!(matches!(map.insert(pfn(last), mfn(0), 1), Err(ExtentError::OutOfRange { .. })));
         assert!(matches!(map.insert(None, mfn(1), u64::MAX), Err(ExtentError::OutOfRange { .. })));
-        map.insert(pfn(last), mfn(last), 1).unwrap();
-        assert_eq!(map.lookup(mfn(last)), Some(pfn(last)));
+        map.insert(pfn(last - 1), mfn(last), 1).unwrap();
+        assert_eq!(map.lookup(mfn(last)), Some(pfn(last - 1)));
+        assert!(matches!(map.set_pfn(mfn(last), pfn(last)), Err(ExtentError::OutOfRange { .. })));
+        assert_eq!(map.lookup(mfn(last)), Some(pfn(last - 1)));
         map.set_pfn(mfn(last), pfn(3)).unwrap();
         map.remove(mfn(last), 1).unwrap();
         assert_eq!(map, ExtentMap::new());

@@ -2,6 +2,8 @@
 //!
 //! `reloc`: the relocation code obeys random lists, and its simulator, which the host tests compare with a plain model, obeys the same
 //! ones on a copy of memory. Both must leave the same bytes and have read as many entries.
+//!
+//! `debug`: a debug exception in the hypervisor is taken on a stack of its own, and does no harm.
 
 use crate::frame::{Maddr, Mfn, Order, PAGE_SIZE};
 use crate::kexec::kimage::Entry;
@@ -13,7 +15,7 @@ use crate::mm::physmem::PhysMem;
 use crate::run::host::Host;
 use crate::verdict::Verdict;
 use crate::x86::directmap::DirectMap;
-use crate::x86::traps;
+use crate::x86::{debug, traps};
 use alloc::vec::Vec;
 
 /// Random lists obeyed.
@@ -28,8 +30,13 @@ const SEED: u64 = 0x6c75_7865_6e01_2026;
 pub fn run(host: &Host, name: &str) -> ! {
     let verdict = match name {
         "reloc" => relocation(host),
+        "debug" if debug::survives_on_a_bad_stack() => Verdict::Success,
+        "debug" => {
+            log!("test", "debug: no exception came");
+            Verdict::Failure
+        }
         other => {
-            log!("test", "there is no test {other}, there is: reloc");
+            log!("test", "there is no test {other}, there are: debug, reloc");
             Verdict::Error
         }
     };

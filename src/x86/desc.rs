@@ -39,7 +39,7 @@ const ENTRIES: usize = (PAGE_SIZE / 8) as usize;
 struct GdtPage(UnsafeCell<[u64; ENTRIES]>);
 
 #[repr(C, align(16))]
-struct Stacks(UnsafeCell<[[u8; 8192]; 3]>);
+struct Stacks(UnsafeCell<[[u8; 8192]; NR_STACKS]>);
 
 struct Tables {
     tss: UnsafeCell<TaskStateSegment>,
@@ -57,7 +57,10 @@ unsafe impl Sync for Stacks {}
 unsafe impl Sync for Tables {}
 
 static GDT_PAGE: GdtPage = GdtPage(UnsafeCell::new([0; ENTRIES]));
-static STACKS: Stacks = Stacks(UnsafeCell::new([[0; 8192]; 3]));
+/// Exceptions that have a stack of their own.
+const NR_STACKS: usize = 4;
+
+static STACKS: Stacks = Stacks(UnsafeCell::new([[0; 8192]; NR_STACKS]));
 static TABLES: Tables = Tables { tss: UnsafeCell::new(TaskStateSegment::new()), idt: UnsafeCell::new([[0; 2]; 256]) };
 
 /// Address of the page with the hypervisor's descriptors, to be mapped as page 14 of guests' GDTs.
@@ -75,7 +78,7 @@ pub fn init(stack_top: u64) {
     // SAFETY: as above.
     let gdt = unsafe { &mut *GDT_PAGE.0.get() };
     tss.privilege_stack_table[0] = VirtAddr::new(stack_top);
-    for i in 0..3 {
+    for i in 0..NR_STACKS {
         let top = STACKS.0.get() as u64 + (i as u64 + 1) * 8192;
         tss.interrupt_stack_table[i] = VirtAddr::new(top);
     }
@@ -137,9 +140,10 @@ fn system_descriptor(base: u64, limit: u64, kind: u64) -> (u64, u64) {
 fn gate(vector: u8) -> [u64; 2] {
     const PRESENT: u64 = 1 << 47;
     const INTERRUPT_GATE: u64 = 0xe << 40;
-    // NMI, double fault and machine check have stacks of their own. Guests may raise #BP and #OF by `int3` and `into`, and every vector
+    // Debug exception, NMI, double fault and machine check have stacks of their own: they come where the stack may be anybody's. Guests may raise #BP and #OF by `int3` and `into`, and every vector
     // that is neither an exception nor this CPU's own by `int n`: their own trap table then decides.
     let ist = match vector {
+        1 => 4,
         2 => 1,
         8 => 2,
         18 => 3,

@@ -193,6 +193,12 @@ extern "C" fn trap_paranoid_entry(frame: &mut Frame) {
     die(frame);
 }
 
+#[unsafe(no_mangle)]
+#[expect(unsafe_code, reason = "called by boot/traps.S")]
+extern "C" fn trap_debug_in_hypervisor() {
+    crate::x86::debug::note_held_back();
+}
+
 fn die(frame: &Frame) -> ! {
     crate::log::break_lock();
     crate::x86::serial::break_lock();

@@ -89,10 +89,11 @@ fn exchange_chunk(
     let mut m = domain.memory.lock();
     let mut result = Ok(());
     for ((block, pfn), n) in blocks.into_iter().zip(pfns).zip(first_got..) {
-        let mfn = assign(host, domain, &mut m, block, Some(pfn))?;
-        result = result.and(memory.write_u64(element(get.list, n), mfn.get()));
+        // Each block finds its way, into the domain or back, whatever became of those before it.
+        let assigned = assign(host, domain, &mut m, block, Some(pfn));
+        result = result.and(assigned.and_then(|mfn| Ok(memory.write_u64(element(get.list, n), mfn.get())?)));
     }
-    Ok(result?)
+    result
 }
 
 /// An empty list with room for `nr` items; a guest's demand must not exhaust the hypervisor's own heap.

@@ -3,6 +3,7 @@
 use super::{Caller, Outcome, Reservation, START_EXTENT_SHIFT, check_own};
 use crate::frame::{Mfn, MfnRange, Order, Pfn};
 use crate::mm::buddy::Block;
+use crate::mm::extents::has_numbers;
 use crate::mm::m2p;
 use crate::mm::page_info::{NoPage, PageLookup};
 use crate::mm::physmem::PhysMem;
@@ -89,7 +90,7 @@ fn take(domain: &Domain, order: Order, limit: Option<u64>, pfn: Option<Pfn>) -> 
 /// A block cannot begin so high that its last page has no number.
 pub fn check_pfn(pfn: Option<Pfn>, order: Order) -> Result<(), Errno> {
     match pfn {
-        Some(pfn) if pfn.checked_add(order.nr_frames() - 1).is_none() => Err(Errno::EINVAL),
+        Some(pfn) if !has_numbers(pfn, order.nr_frames()) => Err(Errno::EINVAL),
         _ => Ok(()),
     }
 }

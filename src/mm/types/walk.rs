@@ -68,11 +68,17 @@ const fn slot(va: u64, level: u8) -> u64 {
     (va >> (PAGE_SHIFT + 9 * (level as u32 - 1))) & (entry::ENTRIES - 1)
 }
 
+/// True for an entry that translates for a guest. Ring 3 may use all that a guest maps; what it may not use is the hypervisor's, whose slots a level-4
+/// table that names itself shows once more, as tables of the level below.
+const fn is_guests(entry: u64) -> bool {
+    entry & (PRESENT | USER) == PRESENT | USER
+}
+
 /// Translates `va` below the level-4 table `l4`.
 pub fn walk(mem: &impl PhysMem, l4: Mfn, va: u64) -> Result<Leaf, WalkFault> {
     let (pte_maddr, above) = leaf_entry(mem, l4, va)?;
     let entry = mem.read_u64(pte_maddr);
-    if entry & PRESENT == 0 {
+    if !is_guests(entry) {
         return Err(WalkFault::NotPresent { va, level: 1 });
     }
     let flags = entry & !((Mfn::LIMIT - 1) << PAGE_SHIFT);
@@ -94,7 +100,7 @@ pub(super) fn leaf_entry(mem: &impl PhysMem, l4: Mfn, va: u64) -> Result<(Maddr,
     for level in (2..=4u8).rev() {
         let entry = mem.read_u64(table.maddr().offset(slot(va, level) * 8));
         // A guest has no large pages; an entry that says otherwise translates nothing for it.
-        if entry & PRESENT == 0 || entry & PSE != 0 {
+        if !is_guests(entry) || entry & PSE != 0 {
             return Err(WalkFault::NotPresent { va, level });
         }
         allowed = (allowed & entry & (RW | USER)) | (allowed & NX) | (entry & NX);
@@ -153,6 +159,27 @@ mod tests {
         for va in [0, 0x7fff_ffff_ffff, 0xffff_8800_0000_0000, u64::MAX] {
             assert_eq!(walk(&mem, l4, va), Err(WalkFault::NotPresent { va, level: 4 }));
         }
+    }
+
+    #[test]
+    fn the_hypervisors_slots_are_not_reached_through_a_table_that_names_itself() {
+        let mem = SparseMem::new();
+        let (l4, linear, hypervisor, all) = (Mfn::new(4), 6u64, 261u64, PRESENT | RW | USER);
+        let at = |table: u64, slot: u64| Mfn::new(table).maddr().offset(slot * 8);
+        mem.write_u64(at(4, linear), 4 << 12 | PRESENT | USER);
+        // Frames 3, 2 and 1 are the hypervisor's tables.
+        mem.write_u64(at(4, hypervisor), 3 << 12 | PRESENT | RW);
+        mem.write_u64(at(3, 5), 2 << 12 | PRESENT | RW);
+        mem.write_u64(at(2, 7), 1 << 12 | PRESENT | RW);
+        let va = linear << 39 | hypervisor << 30 | 5 << 21 | 7 << 12;
+        assert_eq!(walk(&mem, l4, va), Err(WalkFault::NotPresent { va, level: 3 }));
+        // Nor is a leaf among tables that are the guest's own.
+        for (table, slot) in [(4, hypervisor), (3, 5)] {
+            mem.write_u64(at(table, slot), (table - 1) << 12 | all);
+        }
+        assert_eq!(walk(&mem, l4, va), Err(WalkFault::NotPresent { va, level: 1 }));
+        mem.write_u64(at(2, 7), 1 << 12 | all);
+        assert_eq!(walk(&mem, l4, va).unwrap().mfn, Mfn::new(1));
     }
 
     #[test]
