@@ -12,12 +12,11 @@ use crate::run::vcpu::{Callback, GDT_FRAMES, TrapInfo, Vcpu, VcpuState};
 use crate::x86::desc;
 use crate::x86::directmap::DirectMap;
 use crate::x86::fpu;
-use crate::x86::traps::{SegmentRegister, load_selector};
+use crate::x86::traps::load_gs;
 use crate::xen::errno::Errno;
 use crate::xen::hypercall::{callback, nmi_op, segment_base, vgcf, vm_assist as assist};
 use crate::xen::layout::{iret_context, shared_info, trap_info, vcpu_info};
 use x86_64::VirtAddr;
-use x86_64::instructions::segmentation::{GS, Segment};
 use x86_64::registers::model_specific::{FsBase, KernelGsBase};
 
 /// `set_trap_table(table)`: entries up to one whose address is 0; a null pointer clears the table.
@@ -34,6 +33,7 @@ pub fn set_trap_table(c: &mut Caller<'_>, list: u64) -> Result<u64, Errno> {
         if trap.address == 0 {
             return Ok(0);
         }
+        canonical(trap.address)?;
         c.vcpu.state.lock().traps[usize::from(vector)] = trap;
     }
     Err(Errno::EINVAL)
@@ -271,19 +271,11 @@ pub fn set_segment_base(c: &mut Caller<'_>, which: u64, base: u64) -> Result<u64
         segment_base::GS_USER => c.vcpu.state.lock().gs_base_user = canonical(base)?,
         // The caller is in its kernel, whose base is in KERNEL_GS_BASE while the hypervisor runs.
         segment_base::GS_KERNEL => KernelGsBase::write(VirtAddr::new(canonical(base)?)),
+        // The user's base is the one that the descriptor has. As in Xen, a selector that cannot be loaded becomes 0, and that is no error.
         segment_base::GS_USER_SEL => {
-            // The user's base is the one that loading the selector gives: do so, and look.
-            let before = KernelGsBase::read();
-            let own = x86_64::registers::model_specific::GsBase::read();
-            load_selector(SegmentRegister::Gs, base as u16);
-            let loaded = GS::get_reg().0;
-            x86_64::registers::model_specific::GsBase::write(own);
-            KernelGsBase::write(before);
-            let mut v = c.vcpu.state.lock();
-            v.gs_base_user = 0;
-            if loaded != base as u16 {
-                return Err(Errno::EINVAL);
-            }
+            let selector = base as u16;
+            let selector = if selector > 3 { selector | 3 } else { selector };
+            c.vcpu.state.lock().gs_base_user = load_gs(selector);
         }
         _ => return Err(Errno::EINVAL),
     }

@@ -7,7 +7,8 @@ use crate::run::domain::Shutdown;
 use crate::run::emulate;
 use crate::run::guest_mem::GuestMem;
 use crate::run::vcpu::{Vcpu, VcpuState};
-use crate::run::{teardown, work};
+use crate::run::{context, teardown, work};
+use crate::x86::desc::GDT_LIMIT;
 use crate::x86::directmap::DirectMap;
 use crate::x86::percpu::this_cpu;
 use crate::x86::traps::{Dump, Frame, VECTOR_SYSCALL, VECTOR_SYSCALL32};
@@ -73,14 +74,21 @@ const WITH_ERROR: u32 =
     1 << 8 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 13 | 1 << 14 | 1 << 17 | 1 << 21 | 1 << 29 | 1 << 30;
 
 fn exception(vcpu: &Arc<Vcpu>, frame: &mut Frame, vector: u8, cr2: u64) -> Result<(), Undeliverable> {
-    let cr2 = match vector {
-        14 => match hypercall::mmuext::ldt_fault(vcpu, cr2) {
+    // The CPU reads descriptors as ring 0 does, whoever names them.
+    let reads_descriptor = vector == 14 && frame.error & (PF_USER | PF_RESERVED) == 0;
+    let cr2 = if reads_descriptor {
+        if let Some(offset) = cr2.checked_sub(context::gdt_va(vcpu.id)).filter(|&offset| offset <= GDT_LIMIT.into()) {
+            // A page of the GDT that the guest does not have: to it, a selector beyond the table, as Xen has it.
+            return bounce::exception(&vcpu.domain, &mut vcpu.state.lock(), frame, 13, Some(offset & !7));
+        }
+        match hypercall::mmuext::ldt_fault(vcpu, cr2) {
             Ok(()) => return Ok(()),
             // The guest knows its LDT by the address that it gave.
             Err(Some(offset)) => vcpu.state.lock().ldt_base.wrapping_add(offset),
             Err(None) => cr2,
-        },
-        _ => cr2,
+        }
+    } else {
+        cr2
     };
     match vector {
         13 if frame.error == 0 && emulate::privileged(vcpu, frame) => return Ok(()),
@@ -118,6 +126,9 @@ fn exception(vcpu: &Arc<Vcpu>, frame: &mut Frame, vector: u8, cr2: u64) -> Resul
     }
 }
 
+/// Error-code bits of a page fault: an access of ring 3, a reserved bit in an entry.
+const PF_USER: u64 = 1 << 2;
+const PF_RESERVED: u64 = 1 << 3;
 /// Bytes of `int n`.
 const INT_LEN: u64 = 2;
 

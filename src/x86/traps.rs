@@ -6,7 +6,9 @@
 use crate::verdict::Verdict;
 use crate::x86::{apic, debug_exit};
 use core::fmt;
+use x86_64::instructions::segmentation::{GS, Segment};
 use x86_64::registers::control::{Cr2, Cr3};
+use x86_64::registers::model_specific::GsBase;
 
 /// Vector number that stands for `syscall`.
 pub const VECTOR_SYSCALL: u64 = 256;
@@ -119,16 +121,25 @@ pub enum SegmentRegister {
 /// Loads a guest's selector; one that faults becomes 0. Loading FS or GS clears its base.
 #[expect(unsafe_code, reason = "segment registers")]
 pub fn load_selector(which: SegmentRegister, selector: u16) {
-    // GS carries this CPU's own block: its base is put back. SAFETY: plain MSR accesses.
     if which == SegmentRegister::Gs {
-        let base = x86_64::registers::model_specific::GsBase::read();
-        // SAFETY: between the load and the write of the base nothing uses GS: interrupts are off, and a fault's fix-up does not either.
-        unsafe { symbols::load_segment(which as u64, u64::from(selector)) };
-        x86_64::registers::model_specific::GsBase::write(base);
+        load_gs(selector);
     } else {
         // SAFETY: the fix-ups of `trap_from_hypervisor` cover every fault that the load can have.
         unsafe { symbols::load_segment(which as u64, u64::from(selector)) };
     }
+}
+
+/// Loads a guest's selector into GS; one that faults becomes 0. The base that its descriptor has, 0 if it names none.
+#[expect(unsafe_code, reason = "segment registers")]
+pub fn load_gs(selector: u16) -> u64 {
+    // GS carries this CPU's own block: its base is put back.
+    let own = GsBase::read();
+    // SAFETY: between the load and the write of the base nothing uses GS: interrupts are off, and a fault's fix-up does not either.
+    unsafe { symbols::load_segment(SegmentRegister::Gs as u64, u64::from(selector)) };
+    // Not every CPU clears the base for a selector that names nothing.
+    let base = if GS::get_reg().0 <= 3 { 0 } else { GsBase::read().as_u64() };
+    GsBase::write(own);
+    base
 }
 
 /// Leaves for a guest: the frame at the top of this CPU's stack is filled by `exit_to_guest`.

@@ -9,7 +9,8 @@ use std::process::Command;
 /// The two builds of the hypervisor and the feature that tells them apart.
 pub const KERNELS: [(&str, &[&str]); 2] = [("luxen", &[]), ("luxen-next", &["--features", "next"])];
 /// The test guests.
-pub const GUESTS: [&str; 9] = ["pulse", "memory", "tables", "events", "grants", "updater", "smp", "balloon", "echo"];
+pub const GUESTS: [&str; 10] =
+    ["pulse", "memory", "tables", "events", "grants", "updater", "smp", "balloon", "echo", "hostile"];
 /// The hypervisor's target.
 pub const KERNEL_TARGET: &str = "x86_64-xen.json";
 /// The guests' target.

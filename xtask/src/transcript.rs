@@ -11,6 +11,7 @@ static GUEST_VERDICT: LazyLock<Regex> = LazyLock::new(|| pattern(r"^[\w-]+: verd
 static SHELL: LazyLock<Regex> = LazyLock::new(|| pattern(r"^linux: \S+ is up, (\d+\.\d+) s after its start$"));
 static FOCUS: LazyLock<Regex> = LazyLock::new(|| pattern(r"^input goes to (?:d(\d+) |the hypervisor )"));
 static ESCAPE: LazyLock<Regex> = LazyLock::new(|| pattern(r"\x1b(?:\[[0-9;?]*[A-Za-z]|[()][A-Za-z0-9]|.)"));
+static LEDGER: LazyLock<Regex> = LazyLock::new(|| pattern(r"^total \d+ = claims (\d+) \+ free (\d+) "));
 static ADDRESS: LazyLock<Regex> = LazyLock::new(|| pattern(r"\b(?:0x)?(ffff82d04[0-9a-f]{7})\b"));
 
 /// A pattern of this program's own.
@@ -67,6 +68,15 @@ pub struct GuestVerdict {
     pub reason: String,
 }
 
+/// Frames by the ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Owned by domains, or preserved by the hypervisor.
+    pub claims: u64,
+    /// Free.
+    pub free: u64,
+}
+
 /// Everything that a console has said so far.
 #[derive(Debug, Default)]
 pub struct Transcript {
@@ -82,6 +92,8 @@ pub struct Transcript {
     pub shell_seconds: Option<f64>,
     /// What nothing may ever say: ledger mismatches, panics.
     pub alarms: Vec<String>,
+    /// Claimed and free frames, as each boot and the end counted them.
+    pub ledgers: Vec<Memory>,
     /// The file in target/luxen/ that now runs, as the last banner says.
     pub running: Option<&'static str>,
     /// The verdict, if it is the last line.
@@ -111,6 +123,13 @@ impl Transcript {
                 self.running = Some(if version.ends_with("-b") { "luxen-next" } else { "luxen" });
             }
             Line::Hypervisor("ledger", text) if text.contains("MISMATCH") => self.alarms.push(line.to_owned()),
+            Line::Hypervisor("ledger", text) => {
+                if let Some((_, [claims, free])) = LEDGER.captures(text).map(|found| found.extract())
+                    && let (Ok(claims), Ok(free)) = (claims.parse(), free.parse())
+                {
+                    self.ledgers.push(Memory { claims, free });
+                }
+            }
             Line::Hypervisor("console", text) => {
                 if let Some(to) = FOCUS.captures(text) {
                     self.focus = to.get(1).and_then(|number| number.as_str().parse().ok());
@@ -203,6 +222,14 @@ mod tests {
         ]);
         assert_eq!(transcript.guests.keys().copied().collect::<Vec<_>>(), [2]);
         assert_eq!(transcript.guests[&2].verdict, Verdict::Success);
+    }
+
+    #[test]
+    fn ledgers_are_read_in_their_order() {
+        let line = "[    0.001093] ledger: total 100 = claims 30 + free 50 + heap 0 + region 10 + image 5 + stream 0 + holes 5 (frames)";
+        let transcript = transcript(&[line, &format!("(d1) {line}"), &line.replace("free 50", "free 49")]);
+        let [first, second] = [50, 49].map(|free| Memory { claims: 30, free });
+        assert_eq!(transcript.ledgers, [first, second]);
     }
 
     #[test]

@@ -28,25 +28,43 @@ pub mod hypercall {
     pub const SET_GDT: u64 = 2;
     pub const STACK_SWITCH: u64 = 3;
     pub const SET_CALLBACKS: u64 = 4;
+    pub const FPU_TASKSWITCH: u64 = 5;
+    pub const SCHED_OP_COMPAT: u64 = 6;
+    pub const PLATFORM_OP: u64 = 7;
+    pub const SET_DEBUGREG: u64 = 8;
+    pub const GET_DEBUGREG: u64 = 9;
     pub const UPDATE_DESCRIPTOR: u64 = 10;
     pub const MEMORY_OP: u64 = 12;
     pub const MULTICALL: u64 = 13;
     pub const UPDATE_VA_MAPPING: u64 = 14;
     pub const UPDATE_VA_MAPPING_OTHERDOMAIN: u64 = 22;
     pub const SET_TIMER_OP: u64 = 15;
+    pub const EVENT_CHANNEL_OP_COMPAT: u64 = 16;
     pub const XEN_VERSION: u64 = 17;
     pub const CONSOLE_IO: u64 = 18;
+    pub const PHYSDEV_OP_COMPAT: u64 = 19;
     pub const GRANT_TABLE_OP: u64 = 20;
     pub const VM_ASSIST: u64 = 21;
     pub const IRET: u64 = 23;
     pub const VCPU_OP: u64 = 24;
     pub const SET_SEGMENT_BASE: u64 = 25;
     pub const MMUEXT_OP: u64 = 26;
+    pub const XSM_OP: u64 = 27;
     pub const NMI_OP: u64 = 28;
     pub const SCHED_OP: u64 = 29;
     pub const CALLBACK_OP: u64 = 30;
+    pub const XENOPROF_OP: u64 = 31;
     pub const EVENT_CHANNEL_OP: u64 = 32;
+    pub const PHYSDEV_OP: u64 = 33;
+    pub const HVM_OP: u64 = 34;
+    pub const SYSCTL: u64 = 35;
+    pub const DOMCTL: u64 = 36;
     pub const KEXEC_OP: u64 = 37;
+    pub const TMEM_OP: u64 = 38;
+    pub const ARGO_OP: u64 = 39;
+    pub const XENPMU_OP: u64 = 40;
+    pub const DM_OP: u64 = 41;
+    pub const HYPFS_OP: u64 = 42;
     /// Not a hypercall: inside the hypercall page, but nothing has this number.
     pub const NONE: u64 = 63;
 }
@@ -59,6 +77,7 @@ pub mod op {
     pub const SCHED_SHUTDOWN: u64 = 2;
     pub const SCHED_POLL: u64 = 3;
     pub const SCHED_REMOTE_SHUTDOWN: u64 = 4;
+    pub const SCHED_SHUTDOWN_CODE: u64 = 5;
     pub const SCHED_WATCHDOG: u64 = 6;
     pub const SCHED_PIN_OVERRIDE: u64 = 7;
     pub const SHUTDOWN_SUSPEND: u32 = 2;
@@ -88,10 +107,12 @@ pub mod op {
     pub const NMI_REGISTER: u64 = 0;
     pub const NMI_UNREGISTER: u64 = 1;
     pub const VMASST_ENABLE: u64 = 0;
+    pub const VMASST_WRITABLE_PAGETABLES: u64 = 2;
     pub const VMASST_RUNSTATE_UPDATE_FLAG: u64 = 5;
 
     pub const EVTCHN_BIND_INTERDOMAIN: u64 = 0;
     pub const EVTCHN_BIND_VIRQ: u64 = 1;
+    pub const EVTCHN_BIND_PIRQ: u64 = 2;
     pub const EVTCHN_CLOSE: u64 = 3;
     pub const EVTCHN_SEND: u64 = 4;
     pub const EVTCHN_STATUS: u64 = 5;
@@ -99,6 +120,7 @@ pub mod op {
     pub const EVTCHN_BIND_IPI: u64 = 7;
     pub const EVTCHN_BIND_VCPU: u64 = 8;
     pub const EVTCHN_UNMASK: u64 = 9;
+    pub const EVTCHN_RESET: u64 = 10;
     pub const EVTCHN_INIT_CONTROL: u64 = 11;
     pub const EVTCHN_EXPAND_ARRAY: u64 = 12;
     pub const EVTCHN_SET_PRIORITY: u64 = 13;
@@ -116,11 +138,13 @@ pub mod op {
     pub const XENMEM_MAXIMUM_RAM_PAGE: u64 = 2;
     pub const XENMEM_CURRENT_RESERVATION: u64 = 3;
     pub const XENMEM_MAXIMUM_RESERVATION: u64 = 4;
+    pub const XENMEM_MACHPHYS_MFN_LIST: u64 = 5;
     pub const XENMEM_POPULATE_PHYSMAP: u64 = 6;
     pub const XENMEM_ADD_TO_PHYSMAP: u64 = 7;
     pub const XENMEM_MEMORY_MAP: u64 = 9;
     pub const XENMEM_MACHINE_MEMORY_MAP: u64 = 10;
     pub const XENMEM_EXCHANGE: u64 = 11;
+    pub const XENMEM_MACHPHYS_MAPPING: u64 = 12;
     pub const XENMEM_SET_MEMORY_MAP: u64 = 13;
     pub const XENMEM_MAXIMUM_GPFN: u64 = 14;
     pub const XENMEM_REMOVE_FROM_PHYSMAP: u64 = 15;
@@ -132,6 +156,7 @@ pub mod op {
 
     pub const MMUEXT_PIN_L1: u32 = 0;
     pub const MMUEXT_PIN_L2: u32 = 1;
+    pub const MMUEXT_PIN_L3: u32 = 2;
     pub const MMUEXT_PIN_L4: u32 = 3;
     pub const MMUEXT_UNPIN: u32 = 4;
     pub const MMUEXT_NEW_BASEPTR: u32 = 5;
@@ -139,13 +164,17 @@ pub mod op {
     pub const MMUEXT_TLB_FLUSH_MULTI: u32 = 8;
     pub const MMUEXT_INVLPG_MULTI: u32 = 9;
     pub const MMUEXT_MARK_SUPER: u32 = 19;
+    pub const MMUEXT_FLUSH_CACHE: u32 = 12;
+    pub const MMUEXT_SET_LDT: u32 = 13;
     pub const MMUEXT_NEW_USER_BASEPTR: u32 = 15;
     pub const MMUEXT_CLEAR_PAGE: u32 = 16;
+    pub const MMUEXT_COPY_PAGE: u32 = 17;
     pub const UVMF_TLB_FLUSH: u64 = 1;
     pub const UVMF_INVLPG: u64 = 2;
     pub const UVMF_ALL: u64 = 4;
 
     pub const CALLBACKOP_REGISTER: u64 = 0;
+    pub const CALLBACKOP_UNREGISTER: u64 = 1;
     pub const CALLBACK_EVENT: u16 = 0;
     pub const CALLBACK_FAILSAFE: u16 = 1;
     pub const CALLBACK_SYSCALL: u16 = 2;
@@ -153,6 +182,9 @@ pub mod op {
     pub const CALLBACK_MASK_EVENTS: u16 = 1;
 
     pub const CONSOLEIO_WRITE: u64 = 0;
+    pub const CONSOLEIO_READ: u64 = 1;
+    pub const PHYSDEV_SET_IOPL: u64 = 6;
+    pub const PHYSDEV_SET_IOBITMAP: u64 = 7;
     pub const SEGBASE_FS: u64 = 0;
     pub const SEGBASE_GS_KERNEL: u64 = 2;
     pub const XEN_VERSION_VERSION: u64 = 0;
@@ -222,6 +254,7 @@ impl Errno {
     pub const EINVAL: Errno = Errno(22);
     pub const EDOM: Errno = Errno(33);
     pub const ENOSYS: Errno = Errno(38);
+    pub const ENODATA: Errno = Errno(61);
     pub const ETIME: Errno = Errno(62);
     pub const EOPNOTSUPP: Errno = Errno(95);
 
@@ -251,6 +284,7 @@ impl fmt::Display for Errno {
             28 => "ENOSPC",
             33 => "EDOM",
             38 => "ENOSYS",
+            61 => "ENODATA",
             62 => "ETIME",
             95 => "EOPNOTSUPP",
             n => return write!(f, "-{n}"),

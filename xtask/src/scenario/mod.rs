@@ -6,6 +6,7 @@ mod boot;
 mod console;
 mod grants;
 mod guests;
+mod hostile;
 mod kexec;
 mod linux;
 mod memory;
@@ -112,6 +113,7 @@ fn all() -> Vec<Scenario> {
         smp::all(),
         console::all(),
         refusal::all(),
+        hostile::all(),
         kexec::all(),
         linux::all(),
     ];
@@ -161,6 +163,8 @@ pub struct Expect {
     pub says: Vec<Regex>,
     /// Patterns that no line may match.
     pub never: Vec<Regex>,
+    /// Every update finds as much memory claimed as the one before, and as much free as the last one of the same build.
+    pub is_steady: bool,
     /// Domain numbers of guests that need not give a verdict of success: they are the ones that misbehave.
     pub lost: Vec<u32>,
 }
@@ -180,6 +184,7 @@ impl Scenario {
                 updates: 0,
                 says: Vec::new(),
                 never: Vec::new(),
+                is_steady: false,
                 lost: Vec::new(),
             },
             limit: Duration::from_secs(180),
@@ -274,6 +279,12 @@ impl Scenario {
     /// No line may match.
     pub fn never(mut self, pattern: &str) -> Self {
         self.expect.never.push(regex(pattern));
+        self
+    }
+
+    /// Nobody gains or loses memory from one update to the next.
+    pub fn steady_memory(mut self) -> Self {
+        self.expect.is_steady = true;
         self
     }
 

@@ -4,6 +4,7 @@ use super::{Expect, Scenario, Way};
 use crate::console::{self, Act, Outcome};
 use crate::qemu::{self, Accel, Clock, Loader, Machine, Serial};
 use crate::report::{self, Verdict};
+use crate::transcript::Memory;
 use crate::{image, paths};
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -207,6 +208,9 @@ fn judge(expect: &Expect, guests: u32, outcome: &Outcome) -> (Verdict, Vec<Strin
             .filter(|line| pattern.is_match(line))
             .for_each(|line| blame(Verdict::Failure, format!("a line that must not be: {line}")));
     }
+    if expect.is_steady {
+        unsteady_memory(&transcript.ledgers, expect.updates).into_iter().for_each(|f| blame(Verdict::Failure, f));
+    }
     for domain in (1..=guests).filter(|domain| !expect.lost.contains(domain)) {
         match transcript.guests.get(&domain) {
             Some(own) if own.verdict == Verdict::Success => {}
@@ -217,6 +221,26 @@ fn judge(expect: &Expect, guests: u32, outcome: &Outcome) -> (Verdict, Vec<Strin
     transcript.alarms.iter().for_each(|line| blame(Verdict::Failure, line.clone()));
     transcript.unreadable.iter().for_each(|line| blame(Verdict::Error, format!("unreadable report: {line}")));
     (verdict, reasons)
+}
+
+/// What is wrong with the ledgers of the updates: the first is the cold boot's, before there are guests, and what comes behind them is the end's.
+fn unsteady_memory(ledgers: &[Memory], updates: u32) -> Vec<String> {
+    let Some(ledgers) = ledgers.get(1..=updates as usize) else {
+        return vec![format!("{} ledgers, {} are due", ledgers.len(), updates + 1)];
+    };
+    let mut faults = Vec::new();
+    for (number, pair) in (2..).zip(ledgers.windows(2)) {
+        if pair[0].claims != pair[1].claims {
+            faults.push(format!("update {number} found {} frames claimed, not {}", pair[1].claims, pair[0].claims));
+        }
+    }
+    // The two builds take turns, and their images need different amounts.
+    for (number, three) in (3..).zip(ledgers.windows(3)) {
+        if three[0].free != three[2].free {
+            faults.push(format!("update {number} found {} frames free, not {}", three[2].free, three[0].free));
+        }
+    }
+    faults
 }
 
 #[cfg(test)]
@@ -257,6 +281,19 @@ mod tests {
         assert_eq!(verdict(scenario(), 1, &lines, 33), Verdict::Success);
         assert_eq!(verdict(scenario(), 2, &lines, 33), Verdict::Failure);
         assert_eq!(verdict(scenario().loses(2), 2, &lines, 33), Verdict::Success);
+    }
+
+    #[test]
+    fn memory_that_goes_is_noticed() {
+        let memory = |claims, free| Memory { claims, free };
+        let steady = [memory(1, 90), memory(10, 50), memory(10, 45), memory(10, 50), memory(10, 45), memory(1, 80)];
+        assert!(unsteady_memory(&steady, 4).is_empty());
+        assert_eq!(unsteady_memory(&steady, 6).len(), 1, "ledgers are missing");
+        let mut leaking = steady;
+        leaking[3].free = 49;
+        assert_eq!(unsteady_memory(&leaking, 4).len(), 1);
+        leaking[4].claims = 11;
+        assert_eq!(unsteady_memory(&leaking, 4).len(), 2);
     }
 
     #[test]
