@@ -15,6 +15,10 @@ pub const GUESTS: [&str; 10] =
 pub const KERNEL_TARGET: &str = "x86_64-xen.json";
 /// The guests' target.
 pub const GUEST_TARGET: &str = "tests/guests/x86_64-guest.json";
+/// Programs that run inside a Linux guest.
+pub const LINUX_PROGRAMS: [&str; 2] = ["clock-watch", "grant-page"];
+/// Their target.
+pub const LINUX_TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Cargo with what the bare targets need: they have no ready-made `core`, and the flags that build one are not stable, so
 /// RUSTC_BOOTSTRAP lets them through for this one call. The code itself is stable Rust.
@@ -69,6 +73,27 @@ pub fn all() -> Result<()> {
     step::run("build guests", &mut command)?;
     for name in GUESTS {
         split_debug(&Path::new(paths::BARE_TARGET).join("x86_64-guest/release").join(name), name)?;
+    }
+    Ok(())
+}
+
+/// Cargo for programs that need no shared library, because an initramfs has none.
+pub fn static_cargo(verb: &str) -> Command {
+    let mut command = cargo(verb);
+    command.env("RUSTFLAGS", "-C target-feature=+crt-static -C relocation-model=static");
+    command.args(["--release", "--target-dir", paths::STATIC_TARGET, "--target", LINUX_TARGET]);
+    command
+}
+
+/// Builds the programs that run inside a Linux guest.
+pub fn linux_programs() -> Result<()> {
+    let mut command = static_cargo("build");
+    command.args(["-p", "luxen-linux", "--bins"]);
+    step::run("build linux programs", &mut command)?;
+    fs::create_dir_all(paths::out("linux")).context("cannot make target/luxen/linux")?;
+    for name in LINUX_PROGRAMS {
+        let linked = Path::new(paths::STATIC_TARGET).join(LINUX_TARGET).join("release").join(name);
+        split_debug(&linked, &format!("linux/{name}"))?;
     }
     Ok(())
 }

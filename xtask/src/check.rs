@@ -15,6 +15,9 @@ pub struct Args {
     /// Write each step's and each scenario's name, verdict, seconds and log to FILE as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// The long scenarios, too
+    #[arg(long)]
+    all: bool,
     /// Machines at a time
     #[arg(long, value_name = "N", default_value_t = runner::DEFAULT_JOBS)]
     jobs: usize,
@@ -49,14 +52,15 @@ pub fn verb(args: Args) -> Result<ExitCode> {
     }
     // One that builds nothing cannot test anything: then this step fails and the scenarios are not even tried.
     let started = Instant::now();
-    let built = build::all().and_then(|()| scenario::prepare(&scenario::chosen(None)));
+    let chosen = scenario::chosen(None, args.all);
+    let built = build::all().and_then(|()| scenario::prepare(&chosen, false));
     if let Err(error) = &built {
         println!("FAIL  build: {error:#}");
     }
     let verdict = if built.is_ok() { Verdict::Success } else { Verdict::Failure };
     let seconds = started.elapsed().as_secs_f64();
     steps.push(StepResult { name: "build", verdict, seconds, log: paths::LOGS.to_owned() });
-    let scenarios = if built.is_ok() { runner::run_all(&scenario::chosen(None), args.jobs)? } else { Vec::new() };
+    let scenarios = if built.is_ok() { runner::run_all(&chosen, args.jobs)? } else { Vec::new() };
 
     println!();
     let mut tally = runner::Tally::of(&scenarios);

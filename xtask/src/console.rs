@@ -9,6 +9,7 @@ use crate::symbols;
 use crate::transcript::{self, Line, Transcript};
 use anyhow::{Context, Result};
 use regex::Regex;
+use serde::Serialize;
 use std::fmt;
 use std::fs::File;
 use std::io::{PipeReader, Read, Write};
@@ -76,6 +77,17 @@ pub struct Outcome {
     pub log: PathBuf,
     /// How long it took by the host's clock.
     pub took: Duration,
+    /// When a Linux guest's shell was there; none if there was no such guest, or nobody looked.
+    pub shell: Option<Shell>,
+}
+
+/// How long it took from QEMU's start, or the guest's own, to the first line of the first Linux guest's shell.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Shell {
+    /// By the guest's clock, from its own start: under `-icount` 10^9 instructions a second.
+    pub virtual_seconds: f64,
+    /// By the host's clock, from QEMU's start.
+    pub host_seconds: f64,
 }
 
 impl Outcome {
@@ -132,6 +144,7 @@ pub fn attend(
 
     let mut transcript = Transcript::default();
     let mut acts = script.iter().peekable();
+    let mut shell = None;
     let mut said = Said::default();
     let mut end = None;
     let mut deadline = started + limit;
@@ -154,6 +167,10 @@ pub fn attend(
                         said.forget();
                     }
                     transcript.add(line);
+                    if let (None, Some(virtual_seconds)) = (shell, transcript.shell_seconds) {
+                        let host_seconds = (started.elapsed().as_secs_f64() * 10.0).round() / 10.0;
+                        shell = Some(Shell { virtual_seconds, host_seconds });
+                    }
                     watch(line);
                     anyhow::Ok(())
                 })?;
@@ -195,7 +212,7 @@ pub fn attend(
         names.iter().try_for_each(|name| writeln!(file, "{name}"))?;
     }
     let acts_left = acts.cloned().collect();
-    Ok(Outcome { end, transcript, acts_left, log: log.to_owned(), took: started.elapsed() })
+    Ok(Outcome { end, transcript, acts_left, log: log.to_owned(), took: started.elapsed(), shell })
 }
 
 /// Starts QEMU; both its console and its own messages come out of the reader.

@@ -44,7 +44,16 @@ pub fn seal(file: &mut [u8]) -> Result<String> {
     file[place.clone()].fill(0);
     let digest = Sha256::digest(&*file);
     file[place].copy_from_slice(&digest);
-    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&digest))
+}
+
+/// SHA-256 in hexadecimal.
+pub fn sha256(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

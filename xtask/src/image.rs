@@ -18,18 +18,18 @@ pub struct Args {
     /// Updates that the hypervisor starts by itself
     #[arg(long, value_name = "N", default_value_t = job::DEFAULT_UPDATES)]
     updates: u32,
-    /// More options for the hypervisor, behind those of the main job
-    #[arg(long, value_name = "OPTIONS", allow_hyphen_values = true, default_value = "")]
-    append: String,
+    #[command(flatten)]
+    job: job::Args,
 }
 
 /// `cargo xtask image`.
 pub fn verb(args: Args) -> Result<ExitCode> {
     let output = paths::from_caller(args.output)?;
+    let job = args.job.with_absolute_paths()?;
     paths::enter_root()?;
     setup::ensure(setup::IMAGE)?;
     build::all()?;
-    let boot = job::boot(args.updates, true, &args.append);
+    let boot = job.boot(args.updates, true, false)?;
     let output = output.unwrap_or_else(|| Path::new(paths::ISO).join("luxen.iso"));
     make_iso(&boot, &output)?;
     println!("image: {}", output.display());

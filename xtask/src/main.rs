@@ -11,6 +11,7 @@ mod digest;
 mod grub_pv;
 mod image;
 mod job;
+mod linux;
 mod paths;
 mod qemu;
 mod report;
@@ -45,8 +46,8 @@ enum Verb {
     Image(image::Args),
     /// Boot in QEMU, start the guests, update the hypervisor under them, and give a verdict.
     ///
-    /// The main job: both builds, GRUB, five guests, six updates from one build to the other and back, every guest's own
-    /// verdict, and a table of the pause of each update by stage. The last line is the verdict; the exit code is 0 only for
+    /// The main job: both builds, GRUB, Linux and five small guests, six updates from one build to the other and back, every
+    /// guest's own verdict, and a table of the pause of each update by stage. The last line is the verdict; the exit code is 0 only for
     /// `verdict: SUCCESS`, 1 for FAILURE, 2 for ERROR, 3 for SKIP.
     Run(run::Args),
     /// Check everything: format, lints, documentation, host tests, then every QEMU scenario.
@@ -56,7 +57,7 @@ enum Verb {
     /// Boot each scenario in QEMU and judge it.
     ///
     /// A scenario passes if the debug-exit value and the last line agree on the verdict that it expects, and all that it
-    /// says about the console holds. No verdict in time is an ERROR, not a failure.
+    /// says about the console holds. No verdict in time is an ERROR, not a failure. Long ones run with --all, or by name.
     QemuTest(scenario::Args),
 }
 

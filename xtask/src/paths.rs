@@ -12,6 +12,10 @@ pub const LOGS: &str = "target/luxen/logs";
 pub const ISO: &str = "target/luxen/iso";
 /// Images damaged on purpose.
 pub const DAMAGED: &str = "target/luxen/damaged";
+/// Debian's packages, and what was unpacked of them.
+pub const DEBIAN: &str = "target/luxen/debian";
+/// Cargo's directory for programs without shared libraries: other flags would make host builds stale.
+pub const STATIC_TARGET: &str = "target/static";
 /// Cargo's directory for the bare targets: RUSTC_BOOTSTRAP would otherwise make host builds stale.
 pub const BARE_TARGET: &str = "target/bare";
 

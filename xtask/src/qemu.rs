@@ -45,7 +45,7 @@ pub enum Serial {
 pub enum Loader {
     /// GRUB, from this ISO image.
     Grub(PathBuf),
-    /// QEMU's own Multiboot1 loader, which does not read large modules through an emulated CD-ROM.
+    /// QEMU's own Multiboot1 loader, which reads no module through an emulated disk.
     Qemu(Boot),
 }
 
@@ -93,7 +93,12 @@ impl Machine {
         }
         add(&["-serial", "chardev:com1", "-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
         match &self.loader {
-            Loader::Grub(iso) => add(&["-cdrom", &iso.to_string_lossy(), "-boot", "d"]),
+            Loader::Grub(iso) => {
+                // The image boots from a disk as well. GRUB reads 40 MB from this one in 5 s of the host's processor, from an
+                // emulated CD-ROM in 7 s, from an IDE disk in 13 s.
+                let iso = iso.to_string_lossy().replace(',', ",,");
+                add(&["-drive", &format!("if=virtio,format=raw,readonly=on,file={iso}")]);
+            }
             Loader::Qemu(boot) => {
                 add(&["-kernel", &boot.kernel.to_string_lossy(), "-append", &boot.options]);
                 // The loader splits the list at commas, so those inside a string are doubled.

@@ -1,5 +1,6 @@
 //! Verdicts, and the report of each update as a table and as JSON.
 
+use crate::console::Shell;
 use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
 use indexmap::{IndexMap, IndexSet};
 use serde::{Deserialize, Serialize};
@@ -102,6 +103,9 @@ pub struct RunResult {
     pub updates: Vec<Update>,
     /// The guests in the order of their domain numbers.
     pub guests: Vec<GuestResult>,
+    /// When the Linux guest's shell was there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shell: Option<Shell>,
 }
 
 /// A guest's part in [`RunResult`].
@@ -215,8 +219,11 @@ mod tests {
     #[test]
     fn json_has_the_agreed_fields() {
         let guests = vec![GuestResult { name: "pulse".into(), verdict: Verdict::Success }];
-        let result = RunResult { verdict: Verdict::Success, updates: vec![update(1, "a", "b")], guests };
+        let result = RunResult { verdict: Verdict::Success, updates: vec![update(1, "a", "b")], guests, shell: None };
         let expected = r#"{"verdict":"SUCCESS","updates":[{"from":"a","to":"b","pause_ns":2001750,"stages":{"save":1500,"boot":2000250},"domains":5,"extents":9,"pages":8,"stream_bytes":7}],"guests":[{"name":"pulse","verdict":"SUCCESS"}]}"#;
         assert_eq!(serde_json::to_string(&result).unwrap(), expected);
+        let shell = Some(Shell { virtual_seconds: 4.56, host_seconds: 20.5 });
+        let with_shell = serde_json::to_string(&RunResult { shell, ..result }).unwrap();
+        assert!(with_shell.ends_with(r#","shell":{"virtual_seconds":4.56,"host_seconds":20.5}}"#), "{with_shell}");
     }
 }

@@ -31,11 +31,10 @@ pub struct Args {
     /// Who executes the machine's instructions; with kvm the times are the host's
     #[arg(long, value_enum, default_value = "tcg")]
     accel: Accel,
-    /// More options for the hypervisor, behind those of the main job
-    #[arg(long, value_name = "OPTIONS", allow_hyphen_values = true, default_value = "")]
-    append: String,
+    #[command(flatten)]
+    job: job::Args,
     /// Seconds after which a machine without a verdict is killed
-    #[arg(long, value_name = "SECONDS", default_value_t = 240)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 480)]
     limit: u64,
     /// Boot what target/luxen/ has, without compiling
     #[arg(long)]
@@ -43,12 +42,13 @@ pub struct Args {
 }
 
 /// `cargo xtask run`.
-pub fn verb(args: Args) -> Result<ExitCode> {
+pub fn verb(mut args: Args) -> Result<ExitCode> {
     let json = paths::from_caller(args.json.clone())?;
+    args.job = args.job.with_absolute_paths()?;
     paths::enter_root()?;
     let result = carry_out(&args).unwrap_or_else(|error| {
         println!("error: {error:#}");
-        RunResult { verdict: Verdict::Error, updates: Vec::new(), guests: Vec::new() }
+        RunResult { verdict: Verdict::Error, updates: Vec::new(), guests: Vec::new(), shell: None }
     });
     let mut verdict = result.verdict;
     if let Some(json) = json
@@ -65,7 +65,7 @@ fn carry_out(args: &Args) -> Result<RunResult> {
     setup::ensure(setup::BOOT)?;
     build::all_unless(args.no_build)?;
     let updates = args.updates.unwrap_or(if args.interactive { 0 } else { job::DEFAULT_UPDATES });
-    let boot = job::boot(updates, !args.interactive, &args.append);
+    let boot = args.job.boot(updates, !args.interactive, args.no_build)?;
     let iso = qemu::iso_path("run");
     let started = Instant::now();
     image::make_iso(&boot, &iso)?;
@@ -94,7 +94,7 @@ fn carry_out(args: &Args) -> Result<RunResult> {
     let guests = guest_results(&boot, &outcome.transcript);
     summarise(&outcome, &guests);
     reasons.iter().for_each(|reason| println!("why: {reason}"));
-    Ok(RunResult { verdict, updates: outcome.transcript.updates, guests })
+    Ok(RunResult { verdict, updates: outcome.transcript.updates, guests, shell: outcome.shell })
 }
 
 /// Gives the terminal to QEMU and reads its log afterwards.
@@ -110,7 +110,7 @@ fn interact(machine: &Machine, log: PathBuf) -> Result<Outcome> {
     let text = fs::read(&log).with_context(|| format!("cannot read {}", log.display()))?;
     text.split(|byte| *byte == b'\n').for_each(|line| transcript.add(&transcript::plain(line)));
     let took = started.elapsed();
-    Ok(Outcome { end: End::Exited(status.code()), transcript, acts_left: Vec::new(), log, took })
+    Ok(Outcome { end: End::Exited(status.code()), transcript, acts_left: Vec::new(), log, took, shell: None })
 }
 
 /// The verdict on the whole run and every reason against SUCCESS. Without a number of updates wanted, someone was at the
@@ -168,6 +168,12 @@ fn summarise(outcome: &Outcome, guests: &[GuestResult]) {
     }
     for (guest, number) in guests.iter().zip(1..) {
         println!("d{number} {:<12} {}", guest.name, guest.verdict);
+    }
+    if let Some(shell) = outcome.shell {
+        println!(
+            "linux: shell after {:.2} s of the guest's, {:.1} s of the host's",
+            shell.virtual_seconds, shell.host_seconds
+        );
     }
     println!("console: {} ({:.1} s)", outcome.log.display(), outcome.took.as_secs_f64());
 }
@@ -249,7 +255,7 @@ mod tests {
     fn outcome(lines: &[String], end: End) -> Outcome {
         let mut transcript = Transcript::default();
         lines.iter().for_each(|line| transcript.add(line));
-        Outcome { end, transcript, acts_left: Vec::new(), log: "log".into(), took: Duration::ZERO }
+        Outcome { end, transcript, acts_left: Vec::new(), log: "log".into(), took: Duration::ZERO, shell: None }
     }
 
     fn good_lines(updates: u64) -> Vec<String> {
@@ -260,13 +266,13 @@ mod tests {
                 r#"[    1.000000] lu: report {{"sequence":{n},"from":"{from}","to":"{to}","pause_ns":1,"stages":{{"save":1}},"domains":5,"extents":5,"pages":1,"stream_bytes":1}}"#
             ));
         }
-        lines.extend((1..=5).map(|d| format!("(d{d}) guest: verdict SUCCESS")));
+        lines.extend((1..=6).map(|d| format!("(d{d}) guest: verdict SUCCESS")));
         lines.push("verdict: SUCCESS".to_owned());
         lines
     }
 
     fn verdict_on(lines: &[String], end: End) -> Verdict {
-        judge(&outcome(lines, end), &job::boot(6, true, ""), Some(6)).0
+        judge(&outcome(lines, end), &job::testing::main_job(), Some(6)).0
     }
 
     #[test]
@@ -293,7 +299,7 @@ mod tests {
 
     #[test]
     fn leaving_the_console_is_no_verdict() {
-        let boot = job::boot(0, false, "");
+        let boot = job::testing::at_the_console();
         assert_eq!(judge(&outcome(&[COLD.to_owned()], End::Exited(Some(0))), &boot, None).0, Verdict::Skip);
         assert_eq!(judge(&outcome(&good_lines(3), End::Exited(Some(33))), &boot, None).0, Verdict::Success);
     }

@@ -83,6 +83,15 @@ pub const CHECK: &[Need] = &[
     component("clippy", "bin/cargo-clippy"),
 ];
 
+/// What a Linux guest takes on top: programs without shared libraries, and Debian's packages to take apart.
+pub const LINUX: &[Need] = &[
+    RUST_SRC,
+    Need { has: Has::Path("/usr/lib/x86_64-linux-gnu/libc.a"), from: From::Package("libc6-dev") },
+    program("dpkg-deb", "dpkg"),
+    program("tar", "tar"),
+    program("apt-get", "apt"),
+];
+
 /// Installs what is missing, or tells how.
 pub fn ensure(needs: &[Need]) -> Result<()> {
     let sysroot = sysroot()?;
@@ -162,24 +171,30 @@ fn add_packages(packages: &[&str]) -> Result<()> {
         bail!("missing: {}. These are Debian's package names, and this system has no apt-get", packages.join(" "));
     }
     let is_root = rustix::process::geteuid().is_root();
-    if !is_root && !sudo_needs_no_password() {
+    let Ok(mut update) = apt_get() else {
         bail!("missing Debian packages, and no right to install them; run:\n    {}", by_hand("sudo "));
-    }
-    eprintln!("set-up: installing Debian packages: {}", packages.join(" "));
-    let apt_get = || {
-        let mut command = if is_root { Command::new("apt-get") } else { Command::new("sudo") };
-        if !is_root {
-            command.args(["-n", "apt-get"]);
-        }
-        // Another installer may be at work: wait for it instead of failing.
-        command.env("DEBIAN_FRONTEND", "noninteractive").args(["-o", "DPkg::Lock::Timeout=180"]);
-        command
     };
-    step::run("set-up: apt-get update", apt_get().arg("update"))?;
+    eprintln!("set-up: installing Debian packages: {}", packages.join(" "));
+    step::run("set-up: apt-get update", update.arg("update"))?;
     let prefix = if is_root { "" } else { "sudo " };
-    step::run("set-up: apt-get install", apt_get().args(["install", "-y", "--no-install-recommends"]).args(packages))
+    step::run("set-up: apt-get install", apt_get()?.args(["install", "-y", "--no-install-recommends"]).args(packages))
         .with_context(|| format!("by hand it is: {}", by_hand(prefix)))
         .map(drop)
+}
+
+/// apt-get with the right to change the system; an error where there is none.
+pub fn apt_get() -> Result<Command> {
+    let is_root = rustix::process::geteuid().is_root();
+    if !is_root && !sudo_needs_no_password() {
+        bail!("no right to run apt-get update; run:\n    sudo apt-get update");
+    }
+    let mut command = if is_root { Command::new("apt-get") } else { Command::new("sudo") };
+    if !is_root {
+        command.args(["-n", "apt-get"]);
+    }
+    // Another installer may be at work: wait for it instead of failing.
+    command.env("DEBIAN_FRONTEND", "noninteractive").args(["-o", "DPkg::Lock::Timeout=180"]);
+    Ok(command)
 }
 
 fn sudo_needs_no_password() -> bool {

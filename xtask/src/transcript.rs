@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 static HYPERVISOR: LazyLock<Regex> = LazyLock::new(|| pattern(r"^\[ *\d+\.\d{6}\] (\w+): (.*)$"));
 static GUEST: LazyLock<Regex> = LazyLock::new(|| pattern(r"^\(d(\d+)\) (.*)$"));
 static GUEST_VERDICT: LazyLock<Regex> = LazyLock::new(|| pattern(r"^[\w-]+: verdict ([A-Z]+)(?:: (.*))?$"));
+static SHELL: LazyLock<Regex> = LazyLock::new(|| pattern(r"^linux: \S+ is up, (\d+\.\d+) s after its start$"));
 static FOCUS: LazyLock<Regex> = LazyLock::new(|| pattern(r"^input goes to (?:d(\d+) |the hypervisor )"));
 static ESCAPE: LazyLock<Regex> = LazyLock::new(|| pattern(r"\x1b(?:\[[0-9;?]*[A-Za-z]|[()][A-Za-z0-9]|.)"));
 static LEDGER: LazyLock<Regex> = LazyLock::new(|| pattern(r"^total \d+ = claims (\d+) \+ free (\d+) "));
@@ -87,6 +88,8 @@ pub struct Transcript {
     pub unreadable: Vec<String>,
     /// Guests' verdicts by domain number.
     pub guests: BTreeMap<u32, GuestVerdict>,
+    /// Seconds by the first Linux guest's own clock until its shell, which runs /init, had its first line.
+    pub shell_seconds: Option<f64>,
     /// What nothing may ever say: ledger mismatches, panics.
     pub alarms: Vec<String>,
     /// Claimed and free frames, as each boot and the end counted them.
@@ -144,6 +147,9 @@ impl Transcript {
     }
 
     fn add_guest(&mut self, domain: u32, text: &str) {
+        if self.shell_seconds.is_none() {
+            self.shell_seconds = SHELL.captures(text).and_then(|parts| parts[1].parse().ok());
+        }
         let Some(parts) = GUEST_VERDICT.captures(text) else { return };
         let verdict = Verdict::from_word(&parts[1]).unwrap_or(Verdict::Error);
         let reason = parts.get(2).map_or(String::new(), |m| m.as_str().to_owned());
@@ -237,6 +243,17 @@ mod tests {
         assert_eq!(transcript.guests[&1].verdict, Verdict::Success);
         assert_eq!(transcript.guests[&2].reason, "pfn 3 holds 4");
         assert_eq!(transcript.guests[&3].verdict, Verdict::Error);
+    }
+
+    #[test]
+    fn the_first_shell_counts() {
+        let shells = transcript(&[
+            "(d1) linux: 6.1 is up, never s after its start",
+            "(d2) linux: 6.1 is up, 4.56 s after its start",
+            "(d3) linux: 6.1 is up, 1.00 s after its start",
+        ]);
+        assert_eq!(shells.shell_seconds, Some(4.56));
+        assert_eq!(transcript(&["linux: 6.1 is up, 4.56 s after its start"]).shell_seconds, None);
     }
 
     #[test]

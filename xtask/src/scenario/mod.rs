@@ -8,6 +8,7 @@ mod grants;
 mod guests;
 mod hostile;
 mod kexec;
+mod linux;
 mod memory;
 mod refusal;
 mod region;
@@ -18,6 +19,7 @@ mod update;
 use crate::console::Act;
 use crate::image::{Boot, Module};
 use crate::job::Guest;
+use crate::linux as linux_guest;
 use crate::report::Verdict;
 use crate::{build, damage, grub_pv, paths, setup};
 use anyhow::{Result, ensure};
@@ -31,6 +33,9 @@ use std::time::Duration;
 pub struct Args {
     /// Only scenarios whose name contains this
     filter: Option<String>,
+    /// The long ones, too; without it they run only if FILTER names them
+    #[arg(long)]
+    all: bool,
     /// Print the scenarios and what each is for, and run none
     #[arg(long)]
     list: bool,
@@ -49,9 +54,11 @@ pub struct Args {
 pub fn verb(args: Args) -> Result<ExitCode> {
     let json = paths::from_caller(args.json)?;
     paths::enter_root()?;
-    let chosen = chosen(args.filter.as_deref());
+    let chosen = chosen(args.filter.as_deref(), args.all || args.list);
     if args.list {
-        chosen.iter().for_each(|scenario| println!("{:<28} {}", scenario.name, scenario.purpose));
+        for Scenario { name, purpose, is_extended, .. } in &chosen {
+            println!("{name:<28} {purpose}{}", if *is_extended { " (--all)" } else { "" });
+        }
         return Ok(ExitCode::SUCCESS);
     }
     ensure!(
@@ -61,7 +68,7 @@ pub fn verb(args: Args) -> Result<ExitCode> {
     );
     setup::ensure(setup::BOOT)?;
     build::all_unless(args.no_build)?;
-    prepare(&chosen)?;
+    prepare(&chosen, args.no_build)?;
     let results = runner::run_all(&chosen, args.jobs)?;
     if let Some(json) = json {
         paths::write_json(&json, &results)?;
@@ -71,20 +78,26 @@ pub fn verb(args: Args) -> Result<ExitCode> {
     Ok(ExitCode::from(u8::from(tally.failed != 0)))
 }
 
-/// Makes what these scenarios boot besides the builds and the guests.
-pub fn prepare(chosen: &[Scenario]) -> Result<()> {
+/// Makes what the scenarios take beside the two builds and the small guests.
+pub fn prepare(scenarios: &[Scenario], no_build: bool) -> Result<()> {
     damage::make_all()?;
+    if scenarios.iter().any(Scenario::has_linux) {
+        linux_guest::ensure(no_build)?;
+    }
     let grub = paths::out(grub_pv::PROGRAM);
-    if chosen.iter().any(|scenario| scenario.boot.modules.iter().any(|module| module.file == grub)) {
+    if scenarios.iter().any(|scenario| scenario.boot.modules.iter().any(|module| module.file == grub)) {
         grub_pv::make()?;
     }
     Ok(())
 }
 
-/// The scenarios whose name contains the filter, in their order.
-pub fn chosen(filter: Option<&str>) -> Vec<Scenario> {
+/// The scenarios whose name contains the filter, in their order. Without a filter the long ones are left out, unless all are wanted.
+pub fn chosen(filter: Option<&str>, with_extended: bool) -> Vec<Scenario> {
     let mut all = all();
-    all.retain(|scenario| filter.is_none_or(|filter| scenario.name.contains(filter)));
+    all.retain(|scenario| match filter {
+        Some(filter) => scenario.name.contains(filter),
+        None => with_extended || !scenario.is_extended,
+    });
     all
 }
 
@@ -102,6 +115,7 @@ fn all() -> Vec<Scenario> {
         refusal::all(),
         hostile::all(),
         kexec::all(),
+        linux::all(),
     ];
     themes.into_iter().flatten().collect()
 }
@@ -134,6 +148,8 @@ pub struct Scenario {
     pub expect: Expect,
     /// Seconds of the host after which it is an ERROR.
     pub limit: Duration,
+    /// Left out unless all are wanted, or this one.
+    pub is_extended: bool,
 }
 
 /// What has to come of a scenario.
@@ -172,6 +188,7 @@ impl Scenario {
                 lost: Vec::new(),
             },
             limit: Duration::from_secs(180),
+            is_extended: false,
         }
     }
 
@@ -209,7 +226,16 @@ impl Scenario {
     /// Waits for a line that matches, then types the keys.
     pub fn when(mut self, pattern: &str, keys: &str) -> Self {
         self.script.push(Act::Wait(regex(pattern)));
-        self.script.push(Act::Type(keys.to_owned()));
+        self.types(keys)
+    }
+
+    /// This many times: waits for a line that matches, asks for an update, and waits until it is over.
+    pub fn update_each(mut self, pattern: &str, count: u32) -> Self {
+        for _ in 0..count {
+            self = self.when(pattern, "u");
+            self.script.push(Act::Wait(regex("lu: report ")));
+        }
+        self.expect.updates += count;
         self
     }
 
@@ -274,6 +300,18 @@ impl Scenario {
         self
     }
 
+    /// Takes too long to be run each time: only with `--all`, or if it is asked for by name.
+    pub fn extended(mut self) -> Self {
+        self.is_extended = true;
+        self
+    }
+
+    /// True if a Linux guest's files have to be there.
+    pub fn has_linux(&self) -> bool {
+        let kernel = paths::out(linux_guest::KERNEL);
+        self.boot.modules.iter().any(|module| module.file == kernel)
+    }
+
     /// May take this many seconds.
     pub fn limit(mut self, seconds: u64) -> Self {
         self.limit = Duration::from_secs(seconds);
@@ -311,8 +349,17 @@ mod tests {
 
     #[test]
     fn the_filter_takes_part_of_a_name() {
-        assert_eq!(chosen(None).len(), all().len());
-        assert!(chosen(Some("no such name")).is_empty());
-        assert!(chosen(Some("boot")).iter().all(|scenario| scenario.name.contains("boot")));
+        assert_eq!(chosen(None, true).len(), all().len());
+        assert!(chosen(Some("no such name"), true).is_empty());
+        assert!(chosen(Some("boot"), false).iter().all(|scenario| scenario.name.contains("boot")));
+    }
+
+    #[test]
+    fn long_scenarios_run_when_they_are_asked_for() {
+        let long = all().into_iter().find(|scenario| scenario.is_extended).unwrap().name;
+        let has = |chosen: Vec<Scenario>| chosen.iter().any(|scenario| scenario.name == long);
+        assert!(!has(chosen(None, false)));
+        assert!(has(chosen(None, true)));
+        assert!(has(chosen(Some(long), false)));
     }
 }

@@ -29,6 +29,9 @@ pub struct ScenarioResult {
     pub verdict: Verdict,
     /// How long it took by the host's clock.
     pub seconds: f64,
+    /// When a Linux guest's shell was there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shell: Option<console::Shell>,
     /// Where the console is kept.
     pub log: String,
     /// What is wrong, and the last lines of the console.
@@ -129,8 +132,10 @@ fn run_one(scenario: &Scenario) -> ScenarioResult {
     let log = paths::log(scenario.name);
     let started = Instant::now();
     let mut call = String::new();
+    let mut shell = None;
     let (verdict, reasons) = match play(scenario, &log, &mut call) {
         Ok(outcome) => {
+            shell = outcome.shell;
             let (verdict, mut reasons) =
                 judge(&scenario.expect, scenario.boot.guest_strings().count() as u32, &outcome);
             if verdict > Verdict::Skip {
@@ -145,7 +150,7 @@ fn run_one(scenario: &Scenario) -> ScenarioResult {
     };
     let seconds = (started.elapsed().as_secs_f64() * 10.0).round() / 10.0;
     let log = log.to_string_lossy().into_owned();
-    ScenarioResult { name: scenario.name.to_owned(), verdict, seconds, log, reasons, call }
+    ScenarioResult { name: scenario.name.to_owned(), verdict, seconds, shell, log, reasons, call }
 }
 
 fn play(scenario: &Scenario, log: &std::path::Path, call: &mut String) -> Result<Outcome> {
@@ -248,7 +253,7 @@ mod tests {
         let mut transcript = Transcript::default();
         lines.iter().for_each(|line| transcript.add(line));
         let end = End::Exited(Some(status));
-        Outcome { end, transcript, acts_left: Vec::new(), log: "log".into(), took: Duration::ZERO }
+        Outcome { end, transcript, acts_left: Vec::new(), log: "log".into(), took: Duration::ZERO, shell: None }
     }
 
     fn verdict(scenario: Scenario, guests: u32, lines: &[&str], status: i32) -> Verdict {
