@@ -3,6 +3,8 @@
 //! Source: Xen's public headers (`xen/include/public`, MIT). Guests are built against these, so none of the values here
 //! is ours to choose.
 
+#[cfg(test)]
+mod documented;
 pub mod errno;
 pub mod grant;
 pub mod hypercall;
