@@ -18,7 +18,7 @@ pub fn live(guest: &mut Guest) {
     'all: for first in pfns.clone().step_by(BATCH) {
         let mut nr = 0;
         for pfn in (first..pfns.end).take(BATCH) {
-            requests[nr] = MmuUpdate { ptr: memory::mfn(pfn) * PAGE_SIZE | 1, val: number(pfn) };
+            requests[nr] = MmuUpdate { ptr: memory::mfn(pfn) * PAGE_SIZE + 1, val: number(pfn) };
             nr += 1;
         }
         match hypercall::mmu_update(&requests[..nr], op::DOMID_SELF) {
