@@ -164,9 +164,9 @@ fn store_ring(_: &Ground) -> Answer {
     }
     let ring = memory::boot_va(info.store_mfn) as *mut u32;
     // SAFETY: the ring's page, which nothing else uses; the index is inside.
-    let put = |word: usize, value: u32| unsafe { ring.add(word).write_volatile(value) };
+    let put = |word: usize, value: u32| unsafe { ring.wrapping_add(word).write_volatile(value) };
     // SAFETY: as above.
-    let get = |word: usize| unsafe { ring.add(word).read_volatile() };
+    let get = |word: usize| unsafe { ring.wrapping_add(word).read_volatile() };
     let port = Port(info.store_evtchn);
     let before = get(REQ_CONS);
     let mut answer = FINE;

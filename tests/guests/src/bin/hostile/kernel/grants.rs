@@ -67,7 +67,7 @@ const ATTEMPTS: &[Attempt] = &[
         copy(granted(SELF, BEYOND, 0), own(g.loose[1], 0), 8, op::GNTCOPY_SOURCE_GREF).into()
     }),
     attempt("cache of a frame beyond all", Answer::No(Errno::EINVAL), |_| {
-        grants::cache_flush(u64::MAX & !0xfff, 0, 64, op::CACHE_CLEAN).into()
+        grants::cache_flush(!0xfff, 0, 64, op::CACHE_CLEAN).into()
     }),
     attempt("cache across a page's end", Answer::No(Errno::EINVAL), |_| {
         grants::cache_flush(0, 4095, 2, op::CACHE_CLEAN).into()
@@ -149,7 +149,7 @@ impl Table {
             ("at an entry of a level-2 table", GOOD, at_entry, g.l2 << 12 | 8, refused),
             ("at an entry of the hypervisor's slots", GOOD, at_entry, g.l4 << 12 | 262 << 3, refused),
             ("at an entry of the M2P", GOOD, at_entry, g.m2p << 12, refused),
-            ("at an entry beyond all", GOOD, at_entry, u64::MAX & !7, refused),
+            ("at an entry beyond all", GOOD, at_entry, !7, refused),
             ("at an entry that is not aligned", GOOD, at_entry, g.empty_entry() + 4, refused),
         ] {
             judge.check(format_args!("mapping of a grant {name}"), mapped(me, reference, flags, at), due);

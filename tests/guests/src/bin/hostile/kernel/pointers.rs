@@ -225,12 +225,12 @@ fn halfway(judge: &mut Judge) {
     let entries = list as *mut [u64; 8];
     for i in 0..2 {
         // SAFETY: in the page of data, which only these attempts use.
-        unsafe { entries.add(i).write_volatile([NO_CALL, 0, 0, 0, 0, 0, 0, 0]) };
+        unsafe { entries.wrapping_add(i).write_volatile([NO_CALL, 0, 0, 0, 0, 0, 0, 0]) };
     }
     judge.check(format_args!("multicall that ends in nothing"), call(nr::MULTICALL, [list, 3]), FAULT);
     for i in 0..2 {
         // SAFETY: as above.
-        let result = unsafe { entries.add(i).read_volatile() }[1];
+        let result = unsafe { entries.wrapping_add(i).read_volatile() }[1];
         let due = Answer::No(Errno::ENOSYS);
         judge.check(format_args!("its entry {i}"), Errno::check(result as i64).into(), due);
     }
@@ -239,7 +239,9 @@ fn halfway(judge: &mut Judge) {
     let mut done = [u32::MAX];
     for i in 0..2 {
         // SAFETY: as above.
-        unsafe { (list as *mut [u64; 3]).add(i).write_volatile([u64::from(op::MMUEXT_TLB_FLUSH_LOCAL), 0, 0]) };
+        unsafe {
+            (list as *mut [u64; 3]).wrapping_add(i).write_volatile([u64::from(op::MMUEXT_TLB_FLUSH_LOCAL), 0, 0])
+        };
     }
     let found = call(nr::MMUEXT_OP, [list, u64::from(u32::MAX), done.as_mut_ptr() as u64, SELF]);
     judge.check(format_args!("mmuext_op that ends in nothing"), found, FAULT);

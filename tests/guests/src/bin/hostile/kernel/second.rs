@@ -79,7 +79,7 @@ impl Second {
             ("failsafe callback", context::FAILSAFE_CALLBACK, NOT_CANONICAL),
             ("handler of vector 0", context::TRAPS + 1, NOT_CANONICAL),
             ("handler of vector 255", context::TRAPS + 511, NOT_CANONICAL),
-            ("page tables beyond all", context::CR3, u64::MAX & !0xfff),
+            ("page tables beyond all", context::CR3, !0xfff),
             ("page tables of another", context::CR3, g.foreign.unwrap_or(g.m2p) * PAGE_SIZE),
             ("page tables that are none", context::CR3, g.data * PAGE_SIZE),
             ("page tables of level 1", context::CR3, g.l1 * PAGE_SIZE),
