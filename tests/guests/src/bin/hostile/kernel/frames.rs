@@ -92,7 +92,7 @@ const USES: &[Use] = &[
     this("written as a table", INVALID, |_, mfn| write_entry(mfn * PAGE_SIZE, 0).into()),
     this("written as a descriptor table", INVALID, |_, mfn| hypercall::update_descriptor(mfn * PAGE_SIZE, 0).into()),
     this("as a descriptor table", INVALID, |_, mfn| hypercall::set_gdt(&[mfn], 512).into()),
-    this("numbered", INVALID, |_, mfn| write_entry(mfn * PAGE_SIZE + 1, 7).into()),
+    this("numbered", INVALID, |_, mfn| write_entry((mfn * PAGE_SIZE) | 1, 7).into()),
     this("with vcpu_info", INVALID, |_, mfn| hypercall::register_vcpu_info(0, mfn, 0).into()),
     this("given back", FINE, |_, mfn| decrease(mfn)),
     this("exchanged", INVALID, exchange),

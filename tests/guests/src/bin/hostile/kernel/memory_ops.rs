@@ -36,9 +36,9 @@ fn exchange(frames: &[u64], give: Side, take: Side, done: u64, domid: u64) -> An
 fn number(g: &Ground, pfn: u64) -> Answer {
     let mfn = g.loose[3];
     let own = memory::m2p(mfn);
-    let found = write_entry(mfn * PAGE_SIZE + 1, pfn);
+    let found = write_entry((mfn * PAGE_SIZE) | 1, pfn);
     let now = memory::m2p(mfn);
-    assert!(write_entry(mfn * PAGE_SIZE + 1, own) == Ok(0), "a frame cannot get its number back");
+    assert!(write_entry((mfn * PAGE_SIZE) | 1, own) == Ok(0), "a frame cannot get its number back");
     assert!(memory::m2p(mfn) == own, "the frame has number {:#x}, not {own:#x}", memory::m2p(mfn));
     match found {
         // A number is believed, or there is none.
@@ -127,6 +127,6 @@ pub fn try_all(g: &Ground, judge: &mut Judge) {
 /// Gives a frame the number that a stream of records cannot hold, and leaves it so: updates have to get along with it.
 pub fn leave_last_number(mfn: u64) {
     for pfn in [(1 << 40) - 2, (1 << 40) - 1] {
-        assert!(write_entry(mfn * PAGE_SIZE + 1, pfn) == Ok(0), "number {pfn:#x} was refused");
+        assert!(write_entry((mfn * PAGE_SIZE) | 1, pfn) == Ok(0), "number {pfn:#x} was refused");
     }
 }
