@@ -62,6 +62,9 @@ pub fn attempt(name: &str, g: &Ground) -> ! {
             iret(CODE, 0xe033, current_stack())
         }
         "no-code" => {
+            // The handlers first, or they would tell of it.
+            let handlers = traps::table().into_iter().map(|trap| trap.address).filter(|&address| address != 0);
+            handlers.for_each(unmap);
             let here = attempt as *const () as u64;
             (here - PAGE_SIZE..=here + 4 * PAGE_SIZE).step_by(PAGE_SIZE as usize).for_each(unmap);
         }
