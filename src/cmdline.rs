@@ -26,13 +26,13 @@
 //! Read once, before there is memory to allocate. [`write_incoming`] makes the command line of the next build, which must find
 //! the region at the very place where it is (DESIGN §3.3).
 
+mod incoming;
 mod value;
 
-use crate::frame::MfnRange;
 use core::fmt;
-use core::fmt::Write;
 use value::{NumberFault, parse_u64};
 
+pub use incoming::{DoesNotFit, write_incoming};
 pub use value::{BadRegionSpec, RegionSpec, ShortText, Size, SpecFault};
 
 /// The longest time that an option may name: a day.
@@ -44,8 +44,6 @@ pub const MAX_COMPLAINTS: usize = 16;
 
 const NS_PER_MS: u64 = 1_000_000;
 const NS_PER_US: u64 = 1_000;
-
-const NAMES: &str = "liveupdate, lu-updates, lu-first, lu-every, lu-deadline, finish, exit, expect, test and conswitch";
 
 /// How the machine ends when all domains are down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,7 +150,7 @@ impl fmt::Display for Complaint<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { option, found, why } = self;
         match why {
-            Why::Unknown => write!(f, "there is no option `{option}`, it is ignored; the options are {NAMES}"),
+            Why::Unknown => write!(f, "there is no option `{option}`, it is ignored; the options are {Names}"),
             Why::Duplicate => {
                 write!(f, "{option}= is given more than once, the last value `{found}` counts; leave the others out")
             }
@@ -208,36 +206,49 @@ impl<'a> Complaints<'a> {
     }
 }
 
-/// The options in the order of [`NAMES`], as bits of what was seen.
-#[derive(Clone, Copy)]
-enum Name {
-    LiveUpdate,
-    LuUpdates,
-    LuFirst,
-    LuEvery,
-    LuDeadline,
-    Finish,
-    Exit,
-    Expect,
-    Test,
-    Conswitch,
+/// An option: its name, and how its value gets into [`Options`].
+type Known = (&'static str, fn(&mut Options, &str) -> Result<(), Why>);
+
+/// All options, in the order of the table above.
+const OPTIONS: [Known; 10] = [
+    ("liveupdate", |o, value| {
+        o.liveupdate = RegionSpec::parse(value).map(Some);
+        Ok(())
+    }),
+    ("lu-updates", |o, value| put(&mut o.lu_updates, number(value, u32::MAX, "updates"))),
+    ("lu-first", |o, value| put(&mut o.lu_first_ns, duration(value, NS_PER_MS))),
+    ("lu-every", |o, value| put(&mut o.lu_every_ns, duration(value, NS_PER_MS))),
+    ("lu-deadline", |o, value| put(&mut o.lu_deadline_ns, duration(value, NS_PER_US))),
+    ("finish", |o, value| put(&mut o.finish_ns, duration(value, NS_PER_MS).map(Some))),
+    ("exit", |o, value| put(&mut o.exit, one_of(value, "qemu", Exit::Qemu))),
+    ("expect", |o, value| put(&mut o.expect, one_of(value, "refuse", Expect::Refuse))),
+    ("test", |o, value| put(&mut o.test, test_name(value).map(Some))),
+    ("conswitch", |o, value| put(&mut o.switch_key, control_key(value))),
+];
+
+// What was seen is kept as bits of a u32.
+const _: () = assert!(OPTIONS.len() <= 32);
+
+/// Takes an option's value, or leaves the former one in place.
+fn put<T>(place: &mut T, value: Result<T, Why>) -> Result<(), Why> {
+    *place = value?;
+    Ok(())
 }
 
-impl Name {
-    fn of(text: &str) -> Option<Self> {
-        Some(match text {
-            "liveupdate" => Self::LiveUpdate,
-            "lu-updates" => Self::LuUpdates,
-            "lu-first" => Self::LuFirst,
-            "lu-every" => Self::LuEvery,
-            "lu-deadline" => Self::LuDeadline,
-            "finish" => Self::Finish,
-            "exit" => Self::Exit,
-            "expect" => Self::Expect,
-            "test" => Self::Test,
-            "conswitch" => Self::Conswitch,
-            _ => return None,
-        })
+/// The names of all options, for a complaint.
+struct Names;
+
+impl fmt::Display for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, (name, _)) in OPTIONS.iter().enumerate() {
+            let gap = match i {
+                0 => "",
+                _ if i + 1 == OPTIONS.len() => " and ",
+                _ => ", ",
+            };
+            write!(f, "{gap}{name}")?;
+        }
+        Ok(())
     }
 }
 
@@ -249,20 +260,20 @@ pub fn parse(line: &str) -> (Options, Complaints<'_>) {
     for (index, word) in line.split_ascii_whitespace().enumerate() {
         let (option, found) = word.split_once('=').unwrap_or((word, ""));
         let mut complain = |why| complaints.add(Complaint { option, found, why });
-        let Some(name) = Name::of(option) else {
+        let Some(place) = OPTIONS.iter().position(|(name, _)| *name == option) else {
             let is_file_name = index == 0 && !word.contains('=');
             if !is_file_name {
                 complain(Why::Unknown);
             }
             continue;
         };
-        match set(&mut options, name, found) {
+        let (_, set) = OPTIONS[place];
+        match set(&mut options, found) {
             Ok(()) => {
-                let bit = 1 << name as u32;
-                if seen & bit != 0 {
+                if seen & (1 << place) != 0 {
                     complain(Why::Duplicate);
                 }
-                seen |= bit;
+                seen |= 1 << place;
             }
             Err(why) => complain(why),
         }
@@ -270,26 +281,11 @@ pub fn parse(line: &str) -> (Options, Complaints<'_>) {
     (options, complaints)
 }
 
-/// Takes one option's value, or leaves the former one in place.
-fn set(options: &mut Options, name: Name, value: &str) -> Result<(), Why> {
-    match name {
-        Name::LiveUpdate => options.liveupdate = RegionSpec::parse(value).map(Some),
-        Name::LuUpdates => options.lu_updates = number(value, u32::MAX, "updates")?,
-        Name::LuFirst => options.lu_first_ns = duration(value, NS_PER_MS)?,
-        Name::LuEvery => options.lu_every_ns = duration(value, NS_PER_MS)?,
-        Name::LuDeadline => options.lu_deadline_ns = duration(value, NS_PER_US)?,
-        Name::Finish => options.finish_ns = Some(duration(value, NS_PER_MS)?),
-        Name::Exit => options.exit = one_of(value, "qemu", Exit::Qemu)?,
-        Name::Expect => options.expect = one_of(value, "refuse", Expect::Refuse)?,
-        Name::Test => {
-            if value.is_empty() {
-                return Err(Why::NoValue { expected: "the name of a built-in test" });
-            }
-            options.test = Some(ShortText::whole(value).ok_or(Why::TooLong { limit: MAX_TEST_NAME })?);
-        }
-        Name::Conswitch => options.switch_key = control_key(value)?,
+fn test_name(value: &str) -> Result<ShortText<MAX_TEST_NAME>, Why> {
+    if value.is_empty() {
+        return Err(Why::NoValue { expected: "the name of a built-in test" });
     }
-    Ok(())
+    ShortText::whole(value).ok_or(Why::TooLong { limit: MAX_TEST_NAME })
 }
 
 /// The control character of a letter. Those that a line editor cannot do without are refused.
@@ -335,296 +331,5 @@ fn bounded(value: &str, limit: u64, unit: &'static str, expected: &'static str) 
     }
 }
 
-/// The buffer for the incoming build's command line is too small.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DoesNotFit {
-    /// Bytes that the line has.
-    pub needed: usize,
-    /// Bytes that the buffer has.
-    pub capacity: usize,
-}
-
-impl fmt::Display for DoesNotFit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { needed, capacity } = self;
-        write!(f, "the command line for the next build has {needed} bytes, there is room for {capacity}")
-    }
-}
-
-/// Counts everything, keeps what fits.
-struct Buffer<'b> {
-    bytes: &'b mut [u8],
-    needed: usize,
-}
-
-impl fmt::Write for Buffer<'_> {
-    fn write_str(&mut self, s: &str) -> fmt::Result {
-        let end = self.needed.saturating_add(s.len());
-        if let Some(place) = self.bytes.get_mut(self.needed..end) {
-            place.copy_from_slice(s.as_bytes());
-        }
-        self.needed = end;
-        Ok(())
-    }
-}
-
-/// Writes the command line of the incoming build into `into`, without a NUL behind it: the outgoing one's words in their order, where
-/// the first `liveupdate=` (or the end, if there is none) has become the exact `liveupdate=<size>@0x<start>` and further ones are gone.
-pub fn write_incoming<'b>(outgoing: &str, region: MfnRange, into: &'b mut [u8]) -> Result<&'b str, DoesNotFit> {
-    let capacity = into.len();
-    let mut out = Buffer { bytes: into, needed: 0 };
-    let exact = RegionSpec::exactly(region);
-    let mut is_written = false;
-    // Buffer's own write_str never fails, and nothing else here can.
-    let mut put = |text: fmt::Arguments<'_>| {
-        let gap = if out.needed == 0 { "" } else { " " };
-        let _ = write!(out, "{gap}{text}");
-    };
-    for word in outgoing.split_ascii_whitespace() {
-        let name = word.split_once('=').map_or(word, |(name, _)| name);
-        if name != "liveupdate" {
-            put(format_args!("{word}"));
-        } else if !is_written {
-            put(format_args!("{exact}"));
-            is_written = true;
-        }
-    }
-    if !is_written {
-        put(format_args!("{exact}"));
-    }
-    let Buffer { bytes, needed } = out;
-    let line = bytes.get(..needed).ok_or(DoesNotFit { needed, capacity })?;
-    Ok(core::str::from_utf8(line).expect("whole words of a str, and digits"))
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::frame::Mfn;
-    use proptest::prelude::*;
-    use std::string::{String, ToString};
-    use std::vec::Vec;
-    use std::{format, vec};
-
-    fn options(line: &str) -> Options {
-        let (options, complaints) = parse(line);
-        assert!(complaints.is_empty(), "{line}: {complaints:?}");
-        options
-    }
-
-    fn complaints(line: &str) -> Vec<String> {
-        parse(line).1.iter().map(|c| c.to_string()).collect()
-    }
-
-    #[test]
-    fn every_option_is_understood() {
-        let line = " /boot/luxen.elf liveupdate=64M@0x8000000\tlu-updates=6 lu-first=1000 lu-every=0 lu-deadline=0x10 \
-                    finish=200 exit=qemu expect=refuse test=relocate-lists conswitch=b ";
-        let expected = Options {
-            liveupdate: Ok(Some(RegionSpec { len_bytes: 64 << 20, start: Some(0x800_0000) })),
-            lu_updates: 6,
-            lu_first_ns: 1_000_000_000,
-            lu_every_ns: 0,
-            lu_deadline_ns: 16_000,
-            finish_ns: Some(200_000_000),
-            exit: Exit::Qemu,
-            expect: Expect::Refuse,
-            test: ShortText::whole("relocate-lists"),
-            switch_key: 2,
-        };
-        assert_eq!(options(line), expected);
-        assert_eq!(options(""), Options::DEFAULT);
-        assert_eq!(options("luxen"), Options::DEFAULT);
-        // The defaults of the table above.
-        assert_eq!(Options::DEFAULT.lu_first_ns, 500_000_000);
-        assert_eq!(Options::DEFAULT.lu_every_ns, 300_000_000);
-        assert_eq!(Options::DEFAULT.lu_deadline_ns, 100_000_000);
-    }
-
-    #[test]
-    fn a_bad_region_is_kept_as_an_error() {
-        let cases = [
-            ("liveupdate=", SpecFault::SizeAbsent, ""),
-            ("liveupdate", SpecFault::SizeAbsent, ""),
-            ("liveupdate=@64M", SpecFault::SizeAbsent, "@64M"),
-            ("liveupdate=64Q@1M", SpecFault::SizeNotANumber, "64Q"),
-            ("liveupdate=9999999G", SpecFault::SizeTooLarge, "9999999G"),
-            ("liveupdate=64M@", SpecFault::StartAbsent, "64M@"),
-            ("liveupdate=64M@top", SpecFault::StartNotANumber, "top"),
-            ("liveupdate=64M@1M@2M", SpecFault::StartNotANumber, "1M@2M"),
-            ("liveupdate=64M@0x10000000000000", SpecFault::StartTooLarge, "0x10000000000000"),
-        ];
-        for (line, fault, found) in cases {
-            let bad = options(line).liveupdate.unwrap_err();
-            assert_eq!((bad.fault, bad.found.as_str()), (fault, found), "{line}");
-            assert!(bad.to_string().contains("liveupdate=<size>@<start>"));
-        }
-        assert_eq!(
-            options("liveupdate=64Q").liveupdate.unwrap_err().to_string(),
-            "liveupdate=: the size `64Q` is not a number; write liveupdate=<size> or liveupdate=<size>@<start>, \
-             such as 64M or 64M@0x8000000"
-        );
-        // The last one counts, for better or worse.
-        assert!(parse("liveupdate=64M liveupdate=no").0.liveupdate.is_err());
-        assert!(parse("liveupdate=no liveupdate=64M").0.liveupdate.is_ok());
-    }
-
-    #[test]
-    fn complaints_say_what_was_found_and_what_to_do() {
-        let cases: Vec<(&str, Vec<&str>)> = vec![
-            ("lu-frist=5", vec!["no option `lu-frist`", "lu-first"]),
-            ("luxen nonsense", vec!["no option `nonsense`"]),
-            ("lu-first=5 lu-first=7", vec!["lu-first= is given more than once", "`7` counts", "leave the others out"]),
-            ("lu-first=soon", vec!["lu-first=", "`soon` is ignored", "a number of milliseconds"]),
-            ("lu-deadline=5ms", vec!["`5ms`", "a number of microseconds"]),
-            ("lu-first=86400001", vec!["`86400001` is too large", "at most 86400000 milliseconds"]),
-            ("lu-deadline=99999999999999999999999", vec!["at most 86400000000 microseconds"]),
-            ("lu-updates=4294967296", vec!["at most 4294967295 updates"]),
-            ("lu-updates=-1", vec!["`-1`", "a number"]),
-            ("finish", vec!["finish= has no value", "milliseconds"]),
-            ("exit=bochs", vec!["`bochs`", "expected qemu"]),
-            ("expect=", vec!["expect= has no value", "refuse"]),
-            ("test=", vec!["test= has no value"]),
-            ("conswitch=", vec!["conswitch= has no value", "letter"]),
-            ("conswitch=m", vec!["`m`", "none of h, i, j and m"]),
-            ("conswitch=A", vec!["`A`", "from a to z"]),
-            ("test=123456789012345678901234567890123", vec!["too long", "at most 32 bytes"]),
-        ];
-        for (line, parts) in cases {
-            let found = complaints(line);
-            assert_eq!(found.len(), 1, "{line}");
-            for part in parts {
-                assert!(found[0].contains(part), "{line}: {}: {part}", found[0]);
-            }
-        }
-    }
-
-    #[test]
-    fn a_bad_value_leaves_the_former_one() {
-        let (found, complaints) = parse("lu-first=7 lu-first=x lu-updates=3");
-        assert_eq!((found.lu_first_ns, found.lu_updates), (7_000_000, 3));
-        assert_eq!(complaints.nr_found(), 1);
-        assert_eq!(parse("lu-first=7 lu-first=9").0.lu_first_ns, 9_000_000);
-        assert_eq!(options("lu-first=86400000").lu_first_ns, MAX_DURATION_NS);
-    }
-
-    #[test]
-    fn complaints_beyond_the_room_are_counted() {
-        let line = "a=1 ".repeat(MAX_COMPLAINTS + 5);
-        let (_, complaints) = parse(&line);
-        assert_eq!(complaints.iter().count(), MAX_COMPLAINTS);
-        assert_eq!((complaints.nr_found(), complaints.nr_dropped()), (MAX_COMPLAINTS + 5, 5));
-    }
-
-    fn region() -> MfnRange {
-        MfnRange::new(Mfn::new(0x8000), 0x4000)
-    }
-
-    #[test]
-    fn the_incoming_command_line_names_the_exact_region() {
-        let cases = [
-            ("", "liveupdate=64M@0x8000000"),
-            ("  luxen.elf  exit=qemu ", "luxen.elf exit=qemu liveupdate=64M@0x8000000"),
-            ("liveupdate=64M exit=qemu", "liveupdate=64M@0x8000000 exit=qemu"),
-            ("a liveupdate=bad b liveupdate=1G@0 c", "a liveupdate=64M@0x8000000 b c"),
-            ("liveupdate liveupdated=1", "liveupdate=64M@0x8000000 liveupdated=1"),
-        ];
-        for (outgoing, expected) in cases {
-            let mut buffer = [0; 64];
-            assert_eq!(write_incoming(outgoing, region(), &mut buffer), Ok(expected), "{outgoing}");
-            let mut exact = vec![0; expected.len()];
-            assert_eq!(write_incoming(outgoing, region(), &mut exact), Ok(expected));
-            let mut short = vec![0; expected.len() - 1];
-            let refused = DoesNotFit { needed: expected.len(), capacity: expected.len() - 1 };
-            assert_eq!(write_incoming(outgoing, region(), &mut short), Err(refused));
-        }
-        let odd = RegionSpec::exactly(MfnRange::new(Mfn::new(1), 3));
-        assert_eq!(odd.to_string(), "liveupdate=12K@0x1000");
-    }
-
-    fn word() -> impl Strategy<Value = String> {
-        let name = prop::sample::select(vec![
-            "liveupdate",
-            "lu-updates",
-            "lu-first",
-            "lu-every",
-            "lu-deadline",
-            "finish",
-            "exit",
-            "expect",
-            "test",
-            "conswitch",
-            "luxen",
-            "",
-        ]);
-        let value = prop_oneof![
-            "[0-9]{1,6}[KMG]?".boxed(),
-            "0x[0-9a-f]{1,8}".boxed(),
-            "[0-9]{1,3}M@[0-9]{1,4}M".boxed(),
-            "\\PC{0,40}".boxed(),
-            "[a-z]".boxed(),
-            Just(String::from("qemu")).boxed(),
-            Just(String::from("refuse")).boxed(),
-        ];
-        (name, value, any::<bool>()).prop_map(|(n, v, sign)| if sign { format!("{n}={v}") } else { format!("{n}{v}") })
-    }
-
-    proptest! {
-        #[test]
-        fn any_line_is_answered(line in "\\PC{0,200}") {
-            let (options, complaints) = parse(&line);
-            prop_assert!(options.lu_first_ns <= MAX_DURATION_NS);
-            for complaint in complaints.iter() {
-                prop_assert!(complaint.to_string().contains(complaint.option));
-            }
-        }
-
-        #[test]
-        fn each_word_counts_once_and_the_last_wins(words in prop::collection::vec(word(), 0..12)) {
-            // The model takes the words one by one, each as a line of its own behind a file name.
-            let line = format!("luxen {}", words.join(" "));
-            let (all, complaints) = parse(&line);
-            let mut model = Options::DEFAULT;
-            let mut nr_bad = 0;
-            let mut taken = Vec::new();
-            for word in line.split_ascii_whitespace().skip(1) {
-                let single = format!("luxen {word}");
-                let (one, wrong) = parse(&single);
-                if !wrong.is_empty() {
-                    nr_bad += 1;
-                    continue;
-                }
-                let name = word.split('=').next().unwrap();
-                nr_bad += usize::from(taken.contains(&name));
-                taken.push(name);
-                match name {
-                    "liveupdate" => model.liveupdate = one.liveupdate,
-                    "lu-updates" => model.lu_updates = one.lu_updates,
-                    "lu-first" => model.lu_first_ns = one.lu_first_ns,
-                    "lu-every" => model.lu_every_ns = one.lu_every_ns,
-                    "lu-deadline" => model.lu_deadline_ns = one.lu_deadline_ns,
-                    "finish" => model.finish_ns = one.finish_ns,
-                    "exit" => model.exit = one.exit,
-                    "expect" => model.expect = one.expect,
-                    "test" => model.test = one.test,
-                    "conswitch" => model.switch_key = one.switch_key,
-                    other => prop_assert!(false, "{} was taken without complaint", other),
-                }
-            }
-            prop_assert_eq!(all, model);
-            prop_assert_eq!(complaints.nr_found(), nr_bad);
-        }
-
-        #[test]
-        fn the_incoming_build_reads_the_same_but_for_the_region(words in prop::collection::vec(word(), 0..12)) {
-            let line = words.join(" ");
-            let mut buffer = vec![0; line.len() + 64];
-            let incoming = String::from(write_incoming(&line, region(), &mut buffer).unwrap());
-            let expected = Options { liveupdate: Ok(Some(RegionSpec::exactly(region()))), ..parse(&line).0 };
-            prop_assert_eq!(parse(&incoming).0, expected);
-            // For ever: the line does not grow from update to update.
-            let again = write_incoming(&incoming, region(), &mut buffer).unwrap();
-            prop_assert_eq!(again, &incoming);
-        }
-    }
-}
+mod tests;

@@ -1,0 +1,120 @@
+//! The plan: which image is next, what it needs, and all that can be said against it before anything is paused (I11).
+
+use super::super::needs::{Load, RegionNeeds, partial_chunks};
+use super::super::records::StreamVersion;
+use super::refusal::Refusal;
+use crate::domain::spec::ModuleSpec;
+use crate::frame::{Maddr, MfnRange};
+use crate::kexec::image::{Needs, NextImage};
+use crate::log;
+use crate::mm::buddy::Block;
+use crate::run::grants;
+use crate::run::host::Host;
+use crate::x86::directmap;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+/// The next image: what a privileged domain has loaded, or the first module that is another build than this one.
+pub(super) fn choose(host: &Host) -> Result<(String, Maddr, &'static [u8]), Refusal> {
+    if let Some(loaded) = &host.update.lock().loaded {
+        let at = loaded.block.mfn().maddr();
+        return Ok(("loaded".to_string(), at, loaded_bytes(at, loaded.len_bytes)));
+    }
+    let modules = host.modules.lock();
+    let mut found: Option<(String, Maddr, &'static [u8])> = None;
+    for module in modules.iter() {
+        let Ok(ModuleSpec::Image { name }) = ModuleSpec::parse(&module.string) else { continue };
+        let is_own = NextImage::parse(module.bytes()).is_ok_and(|i| i.version() == crate::build::VERSION);
+        if !is_own {
+            return Ok((name.to_string(), module.start, module.bytes()));
+        }
+        found.get_or_insert((name.to_string(), module.start, module.bytes()));
+    }
+    found.ok_or(Refusal::NoImage)
+}
+
+#[expect(unsafe_code, reason = "an owned block as bytes")]
+pub(super) fn loaded_bytes(at: Maddr, len_bytes: u64) -> &'static [u8] {
+    // SAFETY: the block is owned by `UpdateState.loaded`, written before it got there, and given back only when a new image is loaded or this one
+    // is unloaded, both of which unstage first.
+    unsafe { directmap::bytes(at, len_bytes) }
+}
+
+/// Everything that the incoming side will have to claim but the stream.
+fn claims_of(host: &Host) -> Vec<MfnRange> {
+    let mut claims: Vec<MfnRange> = host.modules.lock().iter().map(|m| m.frames()).collect();
+    claims.extend(log::place());
+    let domains: Vec<_> = host.domains.lock().values().cloned().collect();
+    for domain in &domains {
+        let mut memory = domain.memory.lock();
+        memory.settle(host.frames, domain.id);
+        claims.extend(memory.ranges());
+        claims.push(MfnRange::new(memory.shared_info, 1));
+        drop(memory);
+        claims.extend(grants::frames(host, domain.id).into_iter().map(|mfn| MfnRange::new(mfn, 1)));
+    }
+    claims
+}
+
+/// What the incoming side's boot depends on. The frames of the stream are known only when it is written: until then a bound on
+/// their number stands for the chunks that they cut, which they mostly share; `fits` looks again before the jump.
+fn load_of(host: &Host) -> Load {
+    let domains: Vec<_> = host.domains.lock().values().cloned().collect();
+    let mut stream_frames = 16;
+    for domain in &domains {
+        let (extents, lingering) = {
+            let memory = domain.memory.lock();
+            (memory.extents.nr_extents() as u64, memory.lingering.nr_frames())
+        };
+        let nr_grants = {
+            let tables = host.grants.lock();
+            let nr_frames = tables.shared_frames(domain.id).len() + tables.status_frames(domain.id).len();
+            nr_frames / 2 + tables.active(domain.id).count() + tables.maps(domain.id).count()
+        };
+        stream_frames += 3 + domain.vcpus.lock().len() as u64 * 4;
+        stream_frames += extents / 200 + lingering / 400 + nr_grants as u64 / 200;
+    }
+    let partial_chunks = partial_chunks(claims_of(host)) + stream_frames.div_ceil(8) + 4;
+    Load { ram_end: host.memmap.end(), gib_pages: host.features.gib_pages, partial_chunks }
+}
+
+/// The last check before the jump: with the stream where it is now, the region is large enough.
+pub(super) fn fits(host: &Host, image: &Needs, stream: &[Block]) -> Result<(), Refusal> {
+    let claims = claims_of(host).into_iter().chain(stream.iter().map(Block::range));
+    let load =
+        Load { ram_end: host.memmap.end(), gib_pages: host.features.gib_pages, partial_chunks: partial_chunks(claims) };
+    let needs = RegionNeeds::of(image, &load);
+    if needs.total() > host.region.len_bytes() {
+        return Err(Refusal::RegionTooSmall { needs, has: host.region.len_bytes() });
+    }
+    Ok(())
+}
+
+/// All the checks (I11) but the digest, which takes long: the image is whole, fits slot and region, and reads what is written.
+pub(super) fn plan<'a>(host: &Host, name: &str, file: &'a [u8]) -> Result<(NextImage<'a>, RegionNeeds), Refusal> {
+    let refuse = |error| Refusal::Image { name: name.to_string(), error };
+    let image = NextImage::parse(file).map_err(refuse)?;
+    image.place(host.slot).map_err(refuse)?;
+    image.check_features(0).map_err(refuse)?;
+    let writes = StreamVersion::CURRENT.get()..=StreamVersion::CURRENT.get();
+    image.stream_version(writes).map_err(|error| Refusal::StreamVersion { error })?;
+    let needs = RegionNeeds::of(image.needs(), &load_of(host));
+    if needs.total() > host.region.len_bytes() {
+        return Err(Refusal::RegionTooSmall { needs, has: host.region.len_bytes() });
+    }
+    Ok((image, needs))
+}
+
+/// Plans an update and says what comes out; nothing is staged.
+pub fn plan_only(host: &Host) {
+    let result =
+        choose(host).and_then(|(name, _, file)| plan(host, &name, file).map(|(i, n)| (i.version().to_string(), n)));
+    match result {
+        Ok((version, needs)) => {
+            let has = host.region.len_bytes() >> 10;
+            log!("lu", "plan: to {version}, the region has {has} KiB, needed are {}", needs.total() >> 10);
+            log!("lu", "plan: {needs}");
+        }
+        Err(refusal) => log!("lu", "plan: refused: {refusal}"),
+    }
+}

@@ -1,0 +1,52 @@
+//! Why an update does not come about.
+
+use super::super::needs::RegionNeeds;
+use super::super::save::SaveError;
+use crate::kexec::idmap::IdmapError;
+use crate::kexec::image::ImageError;
+use crate::kexec::kimage::KimageError;
+use crate::kexec::mbi::MbiError;
+use alloc::string::String;
+use core::fmt;
+
+/// An update is not possible; nothing has been paused, or everything runs again.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "said by Display")]
+pub enum Refusal {
+    NoImage,
+    Image { name: String, error: ImageError },
+    RegionTooSmall { needs: RegionNeeds, has: u64 },
+    StreamVersion { error: ImageError },
+    CommandLine,
+    Mbi(MbiError),
+    Stage(KimageError),
+    Tables(IdmapError),
+    NoMemory,
+    Save(SaveError),
+    Deadline { ns: u64, what: &'static str },
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoImage => f.write_str("no next image: give a module `image name=<name>`, or load one with kexec_op"),
+            Self::Image { name, error } => write!(f, "image {name}: {error}"),
+            Self::RegionTooSmall { needs, has } => {
+                let mib = needs.total().div_ceil(2 << 20) * 2;
+                write!(
+                    f,
+                    "the region is too small: the next build needs {mib} MiB ({needs}), it has {} MiB; boot with liveupdate={mib}M",
+                    has >> 20
+                )
+            }
+            Self::StreamVersion { error } => write!(f, "{error}"),
+            Self::CommandLine => f.write_str("the command line of the next build is too long"),
+            Self::Mbi(e) => write!(f, "boot information: {e}"),
+            Self::Stage(e) => write!(f, "the image cannot be staged: {e}"),
+            Self::Tables(e) => write!(f, "relocation tables: {e}"),
+            Self::NoMemory => f.write_str("no memory to stage the image"),
+            Self::Save(e) => write!(f, "{e}"),
+            Self::Deadline { ns, what } => write!(f, "not quiet within {} us: {what}", ns / 1000),
+        }
+    }
+}
