@@ -72,7 +72,7 @@ macro_rules! kinds {
         }
 
         #[cfg(test)]
-        pub(super) const KINDS: &[u32] = &[$($value),*];
+        pub(in crate::lu) const KINDS: &[u32] = &[$($value),*];
     };
 }
 
