@@ -5,7 +5,7 @@ mod state;
 
 use super::mfn_list::{self, MfnList};
 use super::records::{self, AnyRecord, KINDS, StreamVersion};
-use super::stream::{ByteSource, PagedSource};
+use super::stream::{ByteSource, PagedSource, REC_TYPE_OPTIONAL};
 use crate::frame::{Mfn, MfnRange, PAGE_SIZE};
 use crate::mm::physmem::{PhysMem, sparse::SparseMem};
 use alloc::string::String;
@@ -17,7 +17,7 @@ use std::{format, fs, vec};
 /// Set to the number of a version, its files are written anew, and the test that does it fails.
 const RENEW: &str = "LUXEN_RENEW_GOLDENS";
 
-const VERSIONS: [StreamVersion; 1] = [StreamVersion::CURRENT];
+const VERSIONS: [StreamVersion; 2] = [StreamVersion::V1, StreamVersion::V2];
 
 fn path(version: StreamVersion, what: &str) -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "tests/golden", &format!("v{}-{what}.bin", version.get())].iter().collect()
@@ -35,21 +35,21 @@ fn bytes_of(mem: &SparseMem, frames: &[Mfn], len_bytes: u64) -> Vec<u8> {
     bytes
 }
 
-fn list_frames(nr_pages: u64) -> Vec<Mfn> {
-    (0..mfn_list::nr_list_pages(nr_pages)).map(list_frame).collect()
+fn list_frames(version: StreamVersion, nr_pages: u64) -> Vec<Mfn> {
+    (0..mfn_list::nr_list_pages(version, nr_pages)).map(list_frame).collect()
 }
 
 /// What today's writer makes: stream, its list, and the list of a stream that takes several list pages.
 fn written(version: StreamVersion) -> (Written, [(&'static str, Vec<u8>); 3]) {
     let mem = SparseMem::new();
     let stream = write(&mem, version);
-    let list = list_frames(stream.pages.len() as u64);
-    mfn_list::write(&mem, &list, &stream.pages, stream.finished.len_bytes, stream.finished.crc).unwrap();
+    let list = list_frames(version, stream.pages.len() as u64);
+    mfn_list::write(&mem, &list, &stream.as_list_has_it()).unwrap();
     let stream_bytes = bytes_of(&mem, &stream.pages, stream.finished.len_bytes);
     let list_bytes = bytes_of(&mem, &list, list.len() as u64 * PAGE_SIZE);
-    let (len_bytes, pages) = long_stream();
-    let list = list_frames(pages.len() as u64);
-    mfn_list::write(&mem, &list, &pages, len_bytes, 0x0123_4567).unwrap();
+    let long = long_stream(version);
+    let list = list_frames(version, long.pages.len() as u64);
+    mfn_list::write(&mem, &list, &long.as_list_has_it()).unwrap();
     let chain_bytes = bytes_of(&mem, &list, list.len() as u64 * PAGE_SIZE);
     (stream, [("stream", stream_bytes), ("list", list_bytes), ("chain", chain_bytes)])
 }
@@ -106,8 +106,13 @@ fn the_reader_finds_the_values_that_were_written() {
             kinds.push(record.kind);
             said.push(read_out(record.kind, &AnyRecord::decode(&record).unwrap()));
         }
-        assert_eq!(said, expected.said);
-        let missing: Vec<_> = KINDS.iter().filter(|kind| !kinds.contains(kind)).collect();
+        assert_eq!(said.len(), expected.said.len());
+        for (said, expected) in said.iter().zip(&expected.said) {
+            assert!(said == expected, "{said:.400} was written as {expected:.400}");
+        }
+        // Optional records may come to a version that is frozen.
+        let is_due = |kind: &u32| records::since(*kind) <= Some(version) && *kind < REC_TYPE_OPTIONAL;
+        let missing: Vec<_> = KINDS.iter().filter(|kind| is_due(kind) && !kinds.contains(kind)).collect();
         assert_eq!(missing, [&0; 0], "kinds that version {}'s golden does not have", version.get());
     }
 }
@@ -117,8 +122,8 @@ fn a_list_of_several_pages_is_read_too() {
     for version in VERSIONS {
         let mem = placed(version, "chain");
         let list = read_list(&mem);
-        let (len_bytes, pages) = long_stream();
-        assert_eq!((list.stream_len_bytes(), list.pages()), (len_bytes, pages.as_slice()));
-        assert_eq!(list.list_pages(), list_frames(505));
+        let long = long_stream(version);
+        assert_eq!((list.stream_len_bytes(), list.pages()), (long.finished.len_bytes, long.pages.as_slice()));
+        assert_eq!((list.version(), list.list_pages()), (version, list_frames(version, 505).as_slice()));
     }
 }

@@ -3,8 +3,9 @@
 //! It is written by the writer that the machine uses. Beside each record goes a sentence of what it says, from the values
 //! themselves; a reader's sentences have to be the same.
 
+use super::super::mfn_list;
 use super::super::records::*;
-use super::super::stream::{ByteSource, Dest, Finished, PagedDest, RecordError, Writer};
+use super::super::stream::{ByteSource, Dest, Finished, PagedDest, PagedSource, RecordError, Writer, checksum};
 use crate::frame::{DomId, Mfn, MfnRange, Pfn};
 use crate::mm::physmem::sparse::SparseMem;
 use alloc::string::String;
@@ -40,14 +41,37 @@ fn sentence(kind: u32, what: &impl Debug) -> String {
 
 /// Writes a record and keeps what it says.
 struct Scribe<D> {
+    version: StreamVersion,
     out: Writer<D>,
     said: Vec<String>,
+    /// Sums whose checksum is not known yet: first byte, end, place in `said`, and the rest of the sum.
+    sums: Vec<(u64, u64, usize, LuDomainSum)>,
 }
 
 impl<D: Dest> Scribe<D> {
     fn save<R: SavedRecord + Debug>(&mut self, record: &R) {
         self.out.save(record).unwrap();
         self.said.push(sentence(R::KIND, record));
+    }
+
+    /// Writes a domain that begins and ends as all do. `extents` are those that `rest` writes.
+    fn domain(&mut self, begin: &DomainBegin, extents: &[SavedExtent], rest: impl FnOnce(&mut Self)) {
+        let (start, first) = (self.out.len_bytes(), self.said.len());
+        let mut open = OpenDomain::begin(&mut self.out, self.version, begin).unwrap();
+        self.said.push(sentence(DOMAIN_BEGIN, begin));
+        self.save(&PvInfo);
+        self.bytes(STATIC_DATA_END, b"");
+        extents.iter().for_each(|extent| open.count(extent));
+        rest(self);
+        let (end, last) = (self.out.len_bytes(), self.said.len());
+        open.end(&mut self.out).unwrap();
+        if self.version != StreamVersion::V1 {
+            let nr_frames = extents.iter().map(SavedExtent::nr_frames).sum();
+            let (nr_extents, nr_records) = (extents.len() as u64, (last - first) as u64);
+            self.sums.push((start, end, last, LuDomainSum { nr_frames, nr_extents, nr_records, crc: 0 }));
+            self.said.push(String::new());
+        }
+        self.said.push(sentence(DOMAIN_END, &b"".as_slice()));
     }
 
     fn bytes(&mut self, kind: u32, body: &[u8]) {
@@ -75,8 +99,8 @@ fn pin(mfn: u64, level: u8) -> Pin {
     Pin::try_new(Mfn::new(mfn), level).unwrap()
 }
 
-fn host<D: Dest>(s: &mut Scribe<D>, version: StreamVersion) {
-    s.save(&LuVersion { stream_version: version, update_sequence: 7, build: name("luxen 0.1.0-a") });
+fn host<D: Dest>(s: &mut Scribe<D>) {
+    s.save(&LuVersion { stream_version: s.version, update_sequence: 7, build: name("luxen 0.1.0-a") });
     s.save(&LuTime {
         tsc: 0x1122_3344_5566_7788,
         system_time_ns: 99,
@@ -139,7 +163,7 @@ fn vcpu(vcpu: u32, flags: VcpuFlags) -> LuVcpu {
 
 /// A domain with two vCPUs and all that a domain can have.
 fn busy_domain<D: Dest>(s: &mut Scribe<D>) {
-    s.save(&DomainBegin {
+    let begin = DomainBegin {
         domid: DomId::new(1),
         flags: DomainFlags::PRIVILEGED,
         shutdown_reason: 0,
@@ -155,16 +179,24 @@ fn busy_domain<D: Dest>(s: &mut Scribe<D>) {
         name: name("busy"),
         time_offset_sec: -1,
         vm_assist: 1 << 32,
-    });
-    s.save(&PvInfo);
-    s.bytes(STATIC_DATA_END, b"");
+    };
+    let extents = [
+        extent(0xa_0001, 0xfff, Some(0)),
+        extent(0xff_0000_0000, 1 << 25, Some(0x1000)),
+        extent(9, 1, None),
+        extent(0xb_0000, 2, Some(0x300_0000)),
+    ];
+    s.domain(&begin, &extents, |s| busy_records(s, &extents));
+}
+
+fn busy_records<D: Dest>(s: &mut Scribe<D>, extents: &[SavedExtent]) {
     s.bytes(LU_CMDLINE_MODULE, b"guest name=busy memory=16M vcpus=2");
     let frames = [Pfn::new(8), Pfn::new(9)];
     write_p2m_frames(&mut s.out, 0, 1000, &frames).unwrap();
     s.said.push(sentence(X86_PV_P2M_FRAMES, &(0u32, 1000u32, frames.as_slice())));
-    let extents = [extent(0xa_0001, 0xfff, Some(0)), extent(0xff_0000_0000, 1 << 25, Some(0x1000)), extent(9, 1, None)];
-    s.said.push(fill(ListWriter::extents(&mut s.out), LU_EXTENTS, &extents));
-    s.said.push(fill(ListWriter::extents(&mut s.out), LU_EXTENTS, &[extent(0xb_0000, 2, Some(0x300_0000))]));
+    for extents in [&extents[..3], &extents[3..]] {
+        s.said.push(fill(ListWriter::extents(&mut s.out), LU_EXTENTS, extents));
+    }
     s.said.push(fill(ListWriter::lingering(&mut s.out), LU_LINGERING, &[Mfn::new(0xb_0010), Mfn::new(0xb_0012)]));
     s.said.push(fill(ListWriter::pinned(&mut s.out), LU_PINNED, &[pin(0xa_0030, 4), pin(0xa_0031, 1)]));
     s.said.push(fill(ListWriter::linear(&mut s.out), LU_LINEAR, &[pin(0xa_0032, 3)]));
@@ -211,7 +243,7 @@ fn busy_domain<D: Dest>(s: &mut Scribe<D>) {
 
 /// What is left of a domain whose frames others map.
 fn dying_domain<D: Dest>(s: &mut Scribe<D>) {
-    s.save(&DomainBegin {
+    let begin = DomainBegin {
         domid: DomId::new(2),
         flags: DomainFlags::DYING | DomainFlags::SHUT_DOWN,
         shutdown_reason: 3,
@@ -227,22 +259,26 @@ fn dying_domain<D: Dest>(s: &mut Scribe<D>) {
         name: name("dying"),
         time_offset_sec: 3600,
         vm_assist: 0,
+    };
+    s.domain(&begin, &[], |s| {
+        s.said.push(fill(ListWriter::lingering(&mut s.out), LU_LINGERING, &[Mfn::new(0xb_0030)]));
     });
-    s.save(&PvInfo);
-    s.bytes(STATIC_DATA_END, b"");
-    s.said.push(fill(ListWriter::lingering(&mut s.out), LU_LINGERING, &[Mfn::new(0xb_0030)]));
-}
-
-fn end_domain<D: Dest>(s: &mut Scribe<D>) {
-    s.out.end_domain().unwrap();
-    s.said.push(sentence(DOMAIN_END, &b"".as_slice()));
 }
 
 /// A stream that was written.
 pub struct Written {
+    pub version: StreamVersion,
     pub finished: Finished,
     pub pages: Vec<Mfn>,
+    pub page_crcs: Vec<u32>,
     pub said: Vec<String>,
+}
+
+impl Written {
+    pub fn as_list_has_it(&self) -> mfn_list::Written<'_> {
+        let Self { version, finished, pages, page_crcs, .. } = self;
+        mfn_list::Written { version: *version, pages, page_crcs, finished: *finished }
+    }
 }
 
 /// Writes the stream to frames of `mem`.
@@ -252,17 +288,23 @@ pub fn write(mem: &SparseMem, version: StreamVersion) -> Written {
         next += 1;
         Some(stream_frame(next - 1))
     };
-    let mut s = Scribe { out: Writer::new(PagedDest::new(mem, take)), said: Vec::new() };
-    host(&mut s, version);
+    let out = Writer::new(PagedDest::new(mem, take));
+    let mut s = Scribe { version, out, said: Vec::new(), sums: Vec::new() };
+    host(&mut s);
     busy_domain(&mut s);
-    end_domain(&mut s);
     dying_domain(&mut s);
-    end_domain(&mut s);
     let stages = [Stage { stage: stage::PAUSED, tsc: 0x1000 }, Stage { stage: stage::SAVED, tsc: 0x2000 }];
     write_stages(&mut s.out, &stages).unwrap();
     s.said.push(sentence(LU_STAGES, &stages.as_slice()));
     let finished = s.out.finish().unwrap();
-    Written { finished, pages: s.out.into_dest().into_pages(), said: s.said }
+    let (pages, page_crcs) = s.out.into_dest().into_parts();
+    let mut bytes = vec![0; finished.len_bytes as usize];
+    assert!(PagedSource::new(mem, &pages, finished.len_bytes).read_at(0, &mut bytes));
+    for (start, end, place, sum) in s.sums {
+        let crc = checksum(&bytes[start as usize..end as usize]);
+        s.said[place] = sentence(LU_DOMAIN_SUM, &LuDomainSum { crc, ..sum });
+    }
+    Written { version, finished, pages, page_crcs, said: s.said }
 }
 
 fn all<S: ByteSource, T: Item<W>, const W: usize>(items: &Items<'_, S, T, W>) -> Vec<T> {
@@ -283,6 +325,7 @@ pub fn read_out<S: ByteSource>(kind: u32, record: &AnyRecord<'_, S>) -> String {
         AnyRecord::TscInfo(r) => sentence(kind, r),
         AnyRecord::Vcpu(r) => sentence(kind, r),
         AnyRecord::Watchdogs(r) => sentence(kind, r),
+        AnyRecord::DomainSum(r) => sentence(kind, r),
         AnyRecord::StaticDataEnd | AnyRecord::DomainEnd => sentence(kind, &nothing),
         AnyRecord::Cmdline(body) | AnyRecord::CmdlineModule(body) | AnyRecord::SharedInfo(body) => bytes(body),
         AnyRecord::Console(body) | AnyRecord::Typed(body) => bytes(body),
@@ -306,8 +349,13 @@ pub fn read_out<S: ByteSource>(kind: u32, record: &AnyRecord<'_, S>) -> String {
     }
 }
 
-/// The length and checksum that the long list's stream is said to have.
-pub fn long_stream() -> (u64, Vec<Mfn>) {
-    let pages = vec![(); 505].iter().zip(0..).map(|((), i)| stream_frame(i)).collect();
-    (505 * 4096 - 1, pages)
+/// A stream that is only a list: of 505 frames, with checksums that are made up.
+pub fn long_stream(version: StreamVersion) -> Written {
+    Written {
+        version,
+        finished: Finished { len_bytes: 505 * 4096 - 1, crc: 0x0123_4567 },
+        pages: (0..505).map(stream_frame).collect(),
+        page_crcs: (0..505).map(|i| 0x8000_0001 + i * 0x1_0001).collect(),
+        said: Vec::new(),
+    }
 }
