@@ -165,6 +165,8 @@ pub struct Expect {
     pub verdict: Verdict,
     /// Updates reported.
     pub updates: u32,
+    /// There are more than two builds: an update need not go back to where the one before came from.
+    pub is_onward: bool,
     /// Patterns that some line has to match.
     pub says: Vec<Regex>,
     /// Patterns that no line may match.
@@ -188,6 +190,7 @@ impl Scenario {
             expect: Expect {
                 verdict: Verdict::Success,
                 updates: 0,
+                is_onward: false,
                 says: Vec::new(),
                 never: Vec::new(),
                 is_steady: false,
@@ -279,6 +282,12 @@ impl Scenario {
     /// Has to report this many updates.
     pub fn updates(mut self, updates: u32) -> Self {
         self.expect.updates = updates;
+        self
+    }
+
+    /// The updates go through more than two builds.
+    pub fn onward(mut self) -> Self {
+        self.expect.is_onward = true;
         self
     }
 
