@@ -196,13 +196,7 @@ impl<'a> NextImage<'a> {
 
     /// The digest's check in pieces, so that guests can run in between.
     pub fn digest_check(&self) -> DigestCheck<'a> {
-        DigestCheck {
-            file: self.file,
-            holes: self.holes(),
-            expected: self.digest,
-            done: 0,
-            hasher: Sha256::new(),
-        }
+        DigestCheck { file: self.file, holes: self.holes(), expected: self.digest, done: 0, hasher: Sha256::new() }
     }
 
     /// The newest stream version that this hypervisor writes (a range, since it can write older ones) and the image reads.

@@ -122,6 +122,7 @@ pub fn print(host: &Host) {
         s.nr_pages,
         s.len_bytes
     );
+    super::update::print_trust(host);
     let first = !core::mem::replace(&mut host.update.lock().later_created, true);
     if first && s.version.update_sequence == 1 {
         create::create_later_domains(host);

@@ -288,7 +288,9 @@ fn cold(plugged: Plugged, modules: Vec<Module>, given: Given<'_>) -> Result<(), 
     let wallclock = (cmos::unix_seconds(), 0);
     let update = crate::lu::update::UpdateState::cold();
     let host = host::install(make_host(plugged, given, m2p, HostParts { wallclock, modules, update }));
-    if let Some(test) = &host.options.test {
+    crate::lu::update::print_trust(host);
+    // Some tests are for the first update.
+    if let Some(test) = host.options.test.as_ref().filter(|test| !crate::lu::update::is_test(test.as_str())) {
         selftest::run(host, test.as_str());
     }
     create::create_boot_domains(host);

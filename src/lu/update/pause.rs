@@ -22,7 +22,8 @@ pub(super) fn pause_and_jump(
     let facts = facts(host, paused_tsc);
     let saved = save::save(host, &facts).map_err(Refusal::Save)?;
     let needs = host.update.lock().staged.as_ref().map(|s| s.needs);
-    if let Err(refusal) = needs.ok_or(Refusal::NoImage).and_then(|needs| fits(host, &needs, &saved.blocks)) {
+    let fits = needs.ok_or(Refusal::NoImage).and_then(|needs| fits(host, &needs, &saved.blocks));
+    if let Err(refusal) = fits.and_then(|()| check_parts(host)) {
         for block in saved.blocks {
             host.frames.free(block);
         }
@@ -46,6 +47,11 @@ pub(super) fn pause_and_jump(
     };
     apic::quiesce();
     jump(&args)
+}
+
+/// The last look at what obeys the list: from here to the jump nothing is written but the breadcrumb.
+fn check_parts(host: &Host) -> Result<(), Refusal> {
+    host.update.lock().staged.as_ref().map_or(Err(Refusal::NoImage), |staged| staged.seal.check_parts(host))
 }
 
 #[expect(unsafe_code, reason = "the point of no return")]
