@@ -1,7 +1,9 @@
 //! Next images that are damaged on purpose, each in one way: whatever else is true of them is made true again.
 
-use crate::{digest, paths};
+use crate::digest::{self, Place};
+use crate::{paths, sign};
 use anyhow::{Context, Result, ensure};
+use ed25519_dalek::SigningKey;
 use elf::ElfBytes;
 use elf::abi::PT_LOAD;
 use elf::endian::LittleEndian;
@@ -23,6 +25,14 @@ pub enum Damage {
     Undigested,
     /// No ELF file at all.
     Garbage,
+    /// Good, but nobody has signed it.
+    Unsigned,
+    /// Good, but signed by a key that no build trusts by itself.
+    Stranger,
+    /// Good, but one bit of the signature is another.
+    Signature,
+    /// One bit in the middle of the file is another, and the digest was made right again, but not the signature.
+    Altered,
 }
 
 /// The size of an image slot.
@@ -33,8 +43,18 @@ const MULTIBOOT2_SEARCH_BYTES: usize = 32 * 1024;
 
 impl Damage {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Truncated, Self::Flipped, Self::NotMultiboot2, Self::TooLarge, Self::Undigested, Self::Garbage];
+    pub const ALL: [Self; 10] = [
+        Self::Truncated,
+        Self::Flipped,
+        Self::NotMultiboot2,
+        Self::TooLarge,
+        Self::Undigested,
+        Self::Garbage,
+        Self::Unsigned,
+        Self::Stranger,
+        Self::Signature,
+        Self::Altered,
+    ];
 
     /// The file that [`make_all`] leaves.
     pub fn file(self) -> PathBuf {
@@ -45,11 +65,15 @@ impl Damage {
             Self::TooLarge => "too-large",
             Self::Undigested => "undigested",
             Self::Garbage => "garbage",
+            Self::Unsigned => "unsigned",
+            Self::Stranger => "stranger",
+            Self::Signature => "signature",
+            Self::Altered => "altered",
         };
         Path::new(paths::DAMAGED).join(name)
     }
 
-    fn apply(self, good: &[u8]) -> Result<Vec<u8>> {
+    fn apply(self, good: &[u8], key: &SigningKey) -> Result<Vec<u8>> {
         let mut file = good.to_vec();
         match self {
             Self::Truncated => file.truncate(good.len() / 3 * 2),
@@ -57,16 +81,26 @@ impl Damage {
             Self::NotMultiboot2 => {
                 let place = multiboot2_header(&file).context("the good image has no Multiboot2 header")?;
                 file[place..place + 4].fill(0);
-                digest::seal(&mut file)?;
+                sign::sign(&mut file, key)?;
             }
             Self::TooLarge => {
                 lengthen_last_segment(&mut file)?;
-                digest::seal(&mut file)?;
+                sign::sign(&mut file, key)?;
             }
             Self::Undigested => {
                 // The owner's name stands right before the digest, padded to a multiple of four.
                 let place = digest::place(&file)?;
                 file[place.start - 8..place.start].fill(b'x');
+            }
+            Self::Unsigned => sign::unsign(&mut file)?,
+            Self::Stranger => sign::sign(&mut file, &sign::stranger())?,
+            Self::Signature => {
+                let place = Place::Signature.find(&file)?.context("the good image has no place for a signature")?;
+                file[place.end - 1] ^= 1;
+            }
+            Self::Altered => {
+                file[good.len() / 2] ^= 0x10;
+                digest::seal(&mut file)?;
             }
             Self::Garbage => file = (0..64 * 1024u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect(),
         }
@@ -78,8 +112,9 @@ impl Damage {
 pub fn make_all() -> Result<()> {
     let path = paths::out("luxen-next");
     let good = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let key = sign::development()?;
     for damage in Damage::ALL {
-        let bad = damage.apply(&good).with_context(|| format!("cannot make the image {damage:?}"))?;
+        let bad = damage.apply(&good, &key).with_context(|| format!("cannot make the image {damage:?}"))?;
         fs::write(damage.file(), bad).with_context(|| format!("cannot write {}", damage.file().display()))?;
     }
     Ok(())
@@ -113,11 +148,11 @@ fn lengthen_last_segment(file: &mut [u8]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::digest::tests::elf_with_note;
+    use crate::digest::tests::{elf_with_notes, note};
 
     /// A small image in which everything that is damaged exists: its one segment is a PT_NOTE, so a PT_LOAD is put in front.
     fn image() -> Vec<u8> {
-        let mut file = elf_with_note(b"luxen", &[0; 32]);
+        let mut file = elf_with_notes(&[note(b"luxen", 1, &[0; 32]), note(b"luxen", 4, &[0; 80])]);
         file.resize(file.len().next_multiple_of(8), 0);
         file.extend(MULTIBOOT2_MAGIC.to_le_bytes());
         file.extend([1; 400]);
@@ -133,8 +168,18 @@ mod tests {
         }
         file[32..40].copy_from_slice(&(table as u64).to_le_bytes());
         file[56..58].copy_from_slice(&2u16.to_le_bytes());
-        digest::seal(&mut file).unwrap();
+        sign::sign(&mut file, &key()).unwrap();
         file
+    }
+
+    fn key() -> SigningKey {
+        SigningKey::from_bytes(&[1; 32])
+    }
+
+    fn signed_again(file: &[u8], by: &SigningKey) -> Vec<u8> {
+        let mut again = file.to_vec();
+        sign::sign(&mut again, by).unwrap();
+        again
     }
 
     fn digest_holds(file: &[u8]) -> bool {
@@ -146,7 +191,7 @@ mod tests {
     fn each_damage_is_the_only_one() {
         let good = image();
         assert!(digest_holds(&good));
-        let bad = |damage: Damage| damage.apply(&good).unwrap();
+        let bad = |damage: Damage| damage.apply(&good, &key()).unwrap();
         assert!(!digest_holds(&bad(Damage::Flipped)));
         assert_eq!(bad(Damage::Flipped).iter().zip(&good).filter(|(a, b)| a != b).count(), 1);
         assert!(!digest_holds(&bad(Damage::Truncated)));
@@ -156,11 +201,21 @@ mod tests {
         assert!(bad(Damage::TooLarge).len() == good.len());
         assert!(digest::place(&bad(Damage::Undigested)).is_err());
         assert!(digest::place(&bad(Damage::Garbage)).is_err());
+        for damage in [Damage::Unsigned, Damage::Stranger, Damage::Signature] {
+            assert!(digest_holds(&bad(damage)) && bad(damage) != good);
+            assert_eq!(signed_again(&bad(damage), &key()), good);
+        }
+        for damage in [Damage::NotMultiboot2, Damage::TooLarge] {
+            assert_eq!(signed_again(&bad(damage), &key()), bad(damage));
+        }
+        assert_eq!(signed_again(&bad(Damage::Stranger), &sign::stranger()), bad(Damage::Stranger));
+        assert!(digest_holds(&bad(Damage::Altered)));
+        assert_ne!(signed_again(&bad(Damage::Altered), &key()), bad(Damage::Altered));
     }
 
     #[test]
     fn too_large_adds_two_slots_in_memory() {
-        let bad = Damage::TooLarge.apply(&image()).unwrap();
+        let bad = Damage::TooLarge.apply(&image(), &key()).unwrap();
         let elf = ElfBytes::<LittleEndian>::minimal_parse(&bad).unwrap();
         let load = elf.segments().unwrap().iter().find(|header| header.p_type == PT_LOAD).unwrap();
         assert_eq!((load.p_filesz, load.p_memsz), (64, 4096 + 2 * SLOT_BYTES));
