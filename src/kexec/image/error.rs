@@ -73,6 +73,16 @@ pub enum ImageError {
     FeaturesMissing { missing: u64 },
 }
 
+impl ImageError {
+    /// True if the image is refused for who has signed it, or has not.
+    pub const fn is_of_trust(&self) -> bool {
+        matches!(
+            self,
+            Self::Unsigned { .. } | Self::SignerUnknown { .. } | Self::BadSignature { .. } | Self::BadKey { .. }
+        )
+    }
+}
+
 impl fmt::Display for ImageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {

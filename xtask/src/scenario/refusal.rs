@@ -51,10 +51,24 @@ pub fn all() -> Vec<Scenario> {
             "altered after it was signed",
         ),
         // The same files are taken where they are trusted: it is the policy that refuses them above.
-        trusting("sign-stranger", "a key on the command line is trusted, in the next build, too", &stranger_key())
-            .modules([Module::image(Damage::Stranger.file(), "luxen-next")])
-            .says(&format!("lu: next images have to be signed by key {}$", sign::id(&sign::stranger())))
-            .says(&format!("lu: staged .*-b from module luxen-next, signed by key {}: ", sign::id(&sign::stranger()))),
+        Scenario::new(
+            "sign-travels",
+            "the key on the command line is trusted, and in the next build still that one and not the built-in one",
+        )
+        .options(&format!(
+            "liveupdate=32M lu-first=100 lu-updates=2 lu-every=100 expect=refuse finish=200 {}",
+            stranger_key()
+        ))
+        .modules([Module::image(Damage::Stranger.file(), "luxen-next"), Module::image(paths::out("luxen"), "luxen")])
+        .guests([Guest::new("pulse", "16M"), Guest::new("memory", "32M")])
+        .says(&format!("lu: next images have to be signed by key {}$", sign::id(&sign::stranger())))
+        .says(&format!("lu: staged .*-b from module luxen-next, signed by key {}: ", sign::id(&sign::stranger())))
+        .says("start: luxen .*-b took over from luxen .*-a, update 1")
+        .says(&format!(
+            "lu: refused: image luxen: the image is signed by key [0-9a-f]{{16}}, and only what key {} has",
+            sign::id(&sign::stranger())
+        ))
+        .updates(1),
         trusting("sign-none", "unsigned images are taken if that was asked for", "lu-key=none")
             .modules([
                 Module::image(Damage::Unsigned.file(), "luxen-next"),
