@@ -632,9 +632,13 @@ proptest! {
     }
 }
 
-/// True if every word of a block is zero.
+/// True if every byte of a block is zero.
 fn is_zero(mem: &SparseMem, range: MfnRange) -> bool {
-    range.iter().all(|mfn| (0..512).all(|word| mem.read_u64(mfn.maddr().offset(word * 8)) == 0))
+    let mut page = [0; 4096];
+    range.iter().all(|mfn| {
+        mem.read(mfn.maddr(), &mut page);
+        page == [0; 4096]
+    })
 }
 
 #[test]
