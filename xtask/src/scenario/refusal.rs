@@ -116,7 +116,7 @@ pub fn all() -> Vec<Scenario> {
         Scenario::new("refuse-deadline", "a domain that is being taken apart is not done by the deadline")
             .options("liveupdate=32M lu-first=300 lu-updates=1 lu-deadline=100 expect=refuse finish=200")
             .modules(job::images())
-            .guests([Guest::new("updater", "300M").named("large").line("run=240"), Guest::new("memory", "32M")])
+            .guests([Guest::new("updater", "300M").named("large").line("run=345"), Guest::new("memory", "32M")])
             .says("lu: (aborted|refused): .*still being taken apart")
             .never("took over"),
     ]
