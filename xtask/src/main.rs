@@ -1,7 +1,7 @@
 //! Builds, runs and tests luxen: `cargo xtask help` lists the verbs.
 //!
 //! Every verb works from the repository's root, installs what it needs where it may, and keeps what it makes under
-//! `target/luxen/`: the two kernels, the guests, ISO images, damaged images and `logs/`.
+//! `target/luxen/`: the two kernels, the guests, ISO images, damaged images, `keys/` and `logs/`.
 
 mod build;
 mod check;
@@ -19,6 +19,7 @@ mod report;
 mod run;
 mod scenario;
 mod setup;
+mod sign;
 mod step;
 mod symbols;
 mod transcript;
@@ -40,9 +41,14 @@ enum Verb {
     /// Compile both builds of the hypervisor and the test guests.
     ///
     /// Leaves luxen, luxen-next and the guests of tests/guests (pulse, memory, tables...) in target/luxen/. Both builds of the hypervisor
-    /// carry their SHA-256 in an ELF note, which an update checks. The files of the same names with `.debug` behind them
-    /// have the line tables.
+    /// carry their SHA-256 and a signature in ELF notes, which an update checks. They trust, and are signed by, the key
+    /// target/luxen/keys/development.pem, which is made the first time; LUXEN_KEY=<64 digits> in the environment makes
+    /// them trust another. The files of the same names with `.debug` behind them have the line tables.
     Build,
+    /// Make a key to sign images with, and print its public half as `lu-key=` takes it.
+    Keygen(sign::KeygenArgs),
+    /// Sign an image, or sign it again with another key.
+    Sign(sign::SignArgs),
     /// Make the bootable ISO image of the main job.
     Image(image::Args),
     /// Boot in QEMU, start the guests, update the hypervisor under them, and give a verdict.
@@ -95,6 +101,9 @@ impl Verb {
                 println!("built: {}/ has luxen, luxen-next and the guests", paths::OUT);
                 Ok(ExitCode::SUCCESS)
             }
+            // These work where the caller stands.
+            Verb::Keygen(args) => sign::keygen(args),
+            Verb::Sign(args) => sign::verb(args),
             Verb::Image(args) => image::verb(args),
             Verb::Run(args) => run::verb(args),
             Verb::Test(args) => check::verb(args),
