@@ -10,6 +10,7 @@ mod hostile;
 mod kexec;
 mod linux;
 mod memory;
+mod pause;
 mod refusal;
 mod region;
 pub mod runner;
@@ -49,13 +50,16 @@ pub struct Args {
     /// Boot what target/luxen/ has, without compiling
     #[arg(long)]
     no_build: bool,
+    /// Take the pauses that are found as the ones that tests/pause.json holds
+    #[arg(long)]
+    accept: bool,
 }
 
 /// `cargo xtask qemu-test`.
 pub fn verb(args: Args) -> Result<ExitCode> {
     let json = paths::from_caller(args.json)?;
     paths::enter_root()?;
-    let chosen = chosen(args.filter.as_deref(), args.all || args.list);
+    let mut chosen = chosen(args.filter.as_deref(), args.all || args.list);
     if args.list {
         for Scenario { name, purpose, is_extended, .. } in &chosen {
             println!("{name:<28} {purpose}{}", if *is_extended { " (--all)" } else { "" });
@@ -70,7 +74,15 @@ pub fn verb(args: Args) -> Result<ExitCode> {
     setup::ensure(setup::BOOT)?;
     build::all_unless(args.no_build)?;
     prepare(&chosen, args.no_build)?;
+    let held: Vec<&str> = chosen.iter().filter(|s| s.expect.pauses.is_some()).map(|s| s.name).collect();
+    if args.accept {
+        chosen.iter_mut().for_each(|scenario| scenario.expect.pauses = None);
+    }
     let results = runner::run_all(&chosen, args.jobs)?;
+    if args.accept {
+        let good = results.iter().filter(|r| r.verdict == Verdict::Success && held.contains(&r.name.as_str()));
+        pause::accept(good.map(|result| (result.name.clone(), result.pauses_ns.clone())).collect())?;
+    }
     if let Some(json) = json {
         paths::write_json(&json, &results)?;
     }
@@ -120,6 +132,7 @@ fn all() -> Vec<Scenario> {
         guests::all(),
         grants::all(),
         memory::all(),
+        pause::all(),
         smp::all(),
         console::all(),
         refusal::all(),
@@ -177,6 +190,8 @@ pub struct Expect {
     pub never: Vec<Regex>,
     /// Every update finds as much memory claimed as the one before, and as much free as the last one of the same build.
     pub is_steady: bool,
+    /// Nanoseconds of each update's pause, from which it may differ by a twentieth.
+    pub pauses: Option<Vec<u64>>,
     /// Domain numbers of guests that need not give a verdict of success: they are the ones that misbehave.
     pub lost: Vec<u32>,
 }
@@ -198,6 +213,7 @@ impl Scenario {
                 says: Vec::new(),
                 never: Vec::new(),
                 is_steady: false,
+                pauses: None,
                 lost: Vec::new(),
             },
             limit: Duration::from_secs(180),
@@ -310,6 +326,12 @@ impl Scenario {
     /// Nobody gains or loses memory from one update to the next.
     pub fn steady_memory(mut self) -> Self {
         self.expect.is_steady = true;
+        self
+    }
+
+    /// The pauses have to be what they were.
+    pub fn holds_pauses(mut self, figures_ns: Vec<u64>) -> Self {
+        self.expect.pauses = Some(figures_ns);
         self
     }
 
