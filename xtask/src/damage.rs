@@ -33,7 +33,14 @@ pub enum Damage {
     Signature,
     /// One bit in the middle of the file is another, and the digest was made right again, but not the signature.
     Altered,
+    /// A good image that says that it reads stream versions from 3 on only.
+    NewerStream,
 }
+
+/// Note type of what an image needs.
+const NOTE_NEEDS: u64 = 2;
+/// Place of the oldest and of the newest stream version that an image reads in that note, 4 bytes each.
+const STREAM_MIN: usize = 12;
 
 /// The size of an image slot.
 const SLOT_BYTES: u64 = 4 << 20;
@@ -43,7 +50,7 @@ const MULTIBOOT2_SEARCH_BYTES: usize = 32 * 1024;
 
 impl Damage {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Truncated,
         Self::Flipped,
         Self::NotMultiboot2,
@@ -54,6 +61,7 @@ impl Damage {
         Self::Stranger,
         Self::Signature,
         Self::Altered,
+        Self::NewerStream,
     ];
 
     /// The file that [`make_all`] leaves.
@@ -69,6 +77,7 @@ impl Damage {
             Self::Stranger => "stranger",
             Self::Signature => "signature",
             Self::Altered => "altered",
+            Self::NewerStream => "newer-stream",
         };
         Path::new(paths::DAMAGED).join(name)
     }
@@ -91,6 +100,12 @@ impl Damage {
                 // The owner's name stands right before the digest, padded to a multiple of four.
                 let place = digest::place(&file)?;
                 file[place.start - 8..place.start].fill(b'x');
+            }
+            Self::NewerStream => {
+                let place = digest::note(&file, NOTE_NEEDS)?.start + STREAM_MIN;
+                file[place..place + 4].copy_from_slice(&3u32.to_le_bytes());
+                file[place + 4..place + 8].copy_from_slice(&4u32.to_le_bytes());
+                sign::sign(&mut file, key)?;
             }
             Self::Unsigned => sign::unsign(&mut file)?,
             Self::Stranger => sign::sign(&mut file, &sign::stranger())?,
@@ -152,7 +167,11 @@ mod tests {
 
     /// A small image in which everything that is damaged exists: its one segment is a PT_NOTE, so a PT_LOAD is put in front.
     fn image() -> Vec<u8> {
-        let mut file = elf_with_notes(&[note(b"luxen", 1, &[0; 32]), note(b"luxen", 4, &[0; 80])]);
+        let mut file = elf_with_notes(&[
+            note(b"luxen", 1, &[0; 32]),
+            note(b"luxen", NOTE_NEEDS as u32, &[1; 48]),
+            note(b"luxen", 4, &[0; 80]),
+        ]);
         file.resize(file.len().next_multiple_of(8), 0);
         file.extend(MULTIBOOT2_MAGIC.to_le_bytes());
         file.extend([1; 400]);
@@ -205,12 +224,21 @@ mod tests {
             assert!(digest_holds(&bad(damage)) && bad(damage) != good);
             assert_eq!(signed_again(&bad(damage), &key()), good);
         }
-        for damage in [Damage::NotMultiboot2, Damage::TooLarge] {
+        for damage in [Damage::NotMultiboot2, Damage::TooLarge, Damage::NewerStream] {
             assert_eq!(signed_again(&bad(damage), &key()), bad(damage));
         }
         assert_eq!(signed_again(&bad(Damage::Stranger), &sign::stranger()), bad(Damage::Stranger));
         assert!(digest_holds(&bad(Damage::Altered)));
         assert_ne!(signed_again(&bad(Damage::Altered), &key()), bad(Damage::Altered));
+        let newer = bad(Damage::NewerStream);
+        assert!(digest_holds(&newer));
+        let needs = digest::note(&newer, NOTE_NEEDS).unwrap();
+        assert_eq!(newer[needs.clone()][12..20], [3, 0, 0, 0, 4, 0, 0, 0]);
+        let differs: Vec<usize> = (0..newer.len()).filter(|&i| newer[i] != good[i]).collect();
+        let digest = digest::place(&good).unwrap();
+        let signature = Place::Signature.find(&good).unwrap().unwrap();
+        let may_differ = [digest, signature, needs.start + 12..needs.start + 20];
+        assert!(differs.iter().all(|i| may_differ.iter().any(|place| place.contains(i))));
     }
 
     #[test]

@@ -36,21 +36,37 @@ impl Place {
     /// Where in the file the description lies; nothing without such a note.
     pub fn find(self, file: &[u8]) -> Result<Option<Range<usize>>> {
         let (kind, len) = self.numbers();
-        let elf = ElfBytes::<LittleEndian>::minimal_parse(file).context("not an ELF file")?;
-        let segments = elf.segments().context("no program headers")?;
-        for header in segments.iter().filter(|header| header.p_type == PT_NOTE) {
-            for note in elf.segment_data_as_notes(&header).context("a PT_NOTE segment lies outside the file")? {
-                let Note::Unknown(note) = note else { continue };
-                let owner = note.name_str().unwrap_or_default().as_bytes();
-                if owner == OWNER && note.n_type == kind {
-                    ensure!(note.desc.len() == len, "the note of type {kind} has {} bytes, not {len}", note.desc.len());
-                    // `desc` is a slice of `file`: its place follows from the two addresses.
-                    let start = note.desc.as_ptr().addr() - file.as_ptr().addr();
-                    return Ok(Some(start..start + len));
-                }
+        let place = find(file, kind)?;
+        if let Some(place) = &place {
+            ensure!(place.len() == len, "the note of type {kind} has {} bytes, not {len}", place.len());
+        }
+        Ok(place)
+    }
+}
+
+/// Where in the file the body of luxen's note of a type lies, if there is one.
+fn find(file: &[u8], kind: u64) -> Result<Option<Range<usize>>> {
+    let elf = ElfBytes::<LittleEndian>::minimal_parse(file).context("not an ELF file")?;
+    let segments = elf.segments().context("no program headers")?;
+    for header in segments.iter().filter(|header| header.p_type == PT_NOTE) {
+        for note in elf.segment_data_as_notes(&header).context("a PT_NOTE segment lies outside the file")? {
+            let Note::Unknown(note) = note else { continue };
+            let owner = note.name_str().unwrap_or_default().as_bytes();
+            if owner == OWNER && note.n_type == kind {
+                // `desc` is a slice of `file`: its place follows from the two addresses.
+                let start = note.desc.as_ptr().addr() - file.as_ptr().addr();
+                return Ok(Some(start..start + note.desc.len()));
             }
         }
-        Ok(None)
+    }
+    Ok(None)
+}
+
+/// Where in the file the body of luxen's note of a type lies.
+pub fn note(file: &[u8], kind: u64) -> Result<Range<usize>> {
+    match find(file, kind)? {
+        Some(place) => Ok(place),
+        None => bail!("no ELF note of owner luxen and type {kind} in a PT_NOTE segment"),
     }
 }
 

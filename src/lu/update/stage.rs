@@ -1,7 +1,8 @@
 //! Staging, while guests run: the image's digest, its entry list, and the tables that the relocation code runs on.
 
+use super::super::records::StreamVersion;
 use super::RELOC_VA;
-use super::plan::{choose, plan, trust};
+use super::plan::{choose, plan, stream_version, trust};
 use super::refusal::Refusal;
 use super::seal::{Flip, Seal, sum_of};
 use crate::cmdline;
@@ -34,6 +35,8 @@ const MBI_BYTES: usize = 64 << 10;
 pub(super) struct Staged {
     pub(super) at: Maddr,
     pub(super) needs: Needs,
+    /// The version that the stream will be written in.
+    pub(super) version: StreamVersion,
     pub(super) kimage: Kimage,
     pub(super) tables: RelocTables,
     pub(super) copy: Mfn,
@@ -123,18 +126,20 @@ pub(super) fn stage_next(host: &Host) -> Result<bool, Refusal> {
         return Ok(true);
     }
     unstage(host);
+    let version = stream_version(host, &image)?;
     let mut blocks = Vec::new();
     let result = build_stage(host, &image, at, &mut blocks)
         .and_then(|built| Seal::new(host, file, looked.file_sum, &blocks).map(|seal| (built, seal)));
     match result {
         Ok(((kimage, tables, copy), seal)) => {
             let entries = kimage.nr_entries();
-            let version = image.version();
-            match looked.signer {
-                Some(key) => log!("lu", "staged {version} from module {name}, signed by key {key}: {entries} entries"),
-                None => log!("lu", "staged {version} from module {name}, unsigned: {entries} entries"),
-            }
-            let staged = Staged { at, needs: *image.needs(), kimage, tables, copy, seal, blocks };
+            let by = match looked.signer {
+                Some(key) => alloc::format!("signed by key {key}"),
+                None => "unsigned".to_string(),
+            };
+            let build = image.version();
+            log!("lu", "staged {build} from module {name}, {by}: {entries} entries, stream version {version}");
+            let staged = Staged { at, needs: *image.needs(), version, kimage, tables, copy, seal, blocks };
             if let Some(flip) = Flip::asked(host).filter(|flip| *flip != Flip::Late) {
                 flip.carry_out(&staged);
             }
