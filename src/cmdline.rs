@@ -9,8 +9,8 @@
 //! | `lu-first=` | milliseconds until the first of them | 500 |
 //! | `lu-every=` | milliseconds from one to the next; 0: as soon as the last is over | 300 |
 //! | `lu-deadline=` | microseconds that the vCPUs have to come to rest | 100000 |
-//! | `lu-stream=` | `<version>[,<version>...]`, stream versions that the updates are written in by turns, from the cold boot on | the newest that the next image reads |
 //! | `lu-key=` | who must have signed a next image: `none`, or keys, see [`crate::trust`] | the key that was built in |
+//! | `lu-stream=` | `<version>[,<version>...]`, stream versions that the updates are written in by turns, from the cold boot on | the newest that the next image reads |
 //! | `finish=` | milliseconds after the last of these updates when the guests are asked to finish | never |
 //! | `exit=` | `qemu`: end the machine with a verdict when all domains are down | stay |
 //! | `expect=` | `refuse`: the updates must be refused | they must succeed |
@@ -80,10 +80,10 @@ pub struct Options {
     pub lu_every_ns: u64,
     /// Time that the vCPUs have to come to rest.
     pub lu_deadline_ns: u64,
-    /// The stream versions that the updates are written in, if it is not for the next image to say.
-    pub lu_stream: Option<Turns>,
     /// Who must have signed a next image.
     pub lu_key: KeyOption,
+    /// The stream versions that the updates are written in, if it is not for the next image to say.
+    pub lu_stream: Option<Turns>,
     /// Time after the last of these updates, or after boot if there are none, when the guests are asked to finish.
     pub finish_ns: Option<u64>,
     /// What happens when all domains are down.
@@ -104,8 +104,8 @@ impl Options {
         lu_first_ns: 500 * NS_PER_MS,
         lu_every_ns: 300 * NS_PER_MS,
         lu_deadline_ns: 100_000 * NS_PER_US,
-        lu_stream: None,
         lu_key: KeyOption::BuiltIn,
+        lu_stream: None,
         finish_ns: None,
         exit: Exit::Stay,
         expect: Expect::Success,
@@ -229,11 +229,11 @@ const OPTIONS: [Known; 12] = [
     ("lu-first", |o, value| put(&mut o.lu_first_ns, duration(value, NS_PER_MS))),
     ("lu-every", |o, value| put(&mut o.lu_every_ns, duration(value, NS_PER_MS))),
     ("lu-deadline", |o, value| put(&mut o.lu_deadline_ns, duration(value, NS_PER_US))),
-    ("lu-stream", |o, value| put(&mut o.lu_stream, turns(value).map(Some))),
     ("lu-key", |o, value| {
         o.lu_key = KeyOption::parse(value).unwrap_or(KeyOption::Bad);
         if o.lu_key == KeyOption::Bad { Err(Why::BadValue { expected: KeyOption::EXPECTED }) } else { Ok(()) }
     }),
+    ("lu-stream", |o, value| put(&mut o.lu_stream, turns(value).map(Some))),
     ("finish", |o, value| put(&mut o.finish_ns, duration(value, NS_PER_MS).map(Some))),
     ("exit", |o, value| put(&mut o.exit, one_of(value, "qemu", Exit::Qemu))),
     ("expect", |o, value| put(&mut o.expect, one_of(value, "refuse", Expect::Refuse))),

@@ -36,16 +36,16 @@ impl Place {
     /// Where in the file the description lies; nothing without such a note.
     pub fn find(self, file: &[u8]) -> Result<Option<Range<usize>>> {
         let (kind, len) = self.numbers();
-        let found = find_note(file, kind)?;
-        if let Some(place) = &found {
+        let place = find(file, kind)?;
+        if let Some(place) = &place {
             ensure!(place.len() == len, "the note of type {kind} has {} bytes, not {len}", place.len());
         }
-        Ok(found)
+        Ok(place)
     }
 }
 
-/// Where in the file the description of luxen's note of a type lies; nothing without such a note.
-fn find_note(file: &[u8], kind: u64) -> Result<Option<Range<usize>>> {
+/// Where in the file the body of luxen's note of a type lies, if there is one.
+fn find(file: &[u8], kind: u64) -> Result<Option<Range<usize>>> {
     let elf = ElfBytes::<LittleEndian>::minimal_parse(file).context("not an ELF file")?;
     let segments = elf.segments().context("no program headers")?;
     for header in segments.iter().filter(|header| header.p_type == PT_NOTE) {
@@ -62,9 +62,12 @@ fn find_note(file: &[u8], kind: u64) -> Result<Option<Range<usize>>> {
     Ok(None)
 }
 
-/// Where in the file the description of luxen's note of a type lies.
+/// Where in the file the body of luxen's note of a type lies.
 pub fn note(file: &[u8], kind: u64) -> Result<Range<usize>> {
-    find_note(file, kind)?.with_context(|| format!("no ELF note of owner luxen and type {kind} in a PT_NOTE segment"))
+    match find(file, kind)? {
+        Some(place) => Ok(place),
+        None => bail!("no ELF note of owner luxen and type {kind} in a PT_NOTE segment"),
+    }
 }
 
 /// Where in the file the digest lies.

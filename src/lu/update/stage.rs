@@ -133,12 +133,12 @@ pub(super) fn stage_next(host: &Host) -> Result<bool, Refusal> {
     match result {
         Ok(((kimage, tables, copy), seal)) => {
             let entries = kimage.nr_entries();
+            let by = match looked.signer {
+                Some(key) => alloc::format!("signed by key {key}"),
+                None => "unsigned".to_string(),
+            };
             let build = image.version();
-            let what = format_args!("staged {build} from module {name}, stream version {version}");
-            match looked.signer {
-                Some(key) => log!("lu", "{what}, signed by key {key}: {entries} entries"),
-                None => log!("lu", "{what}, unsigned: {entries} entries"),
-            }
+            log!("lu", "staged {build} from module {name}, {by}: {entries} entries, stream version {version}");
             let staged = Staged { at, needs: *image.needs(), version, kimage, tables, copy, seal, blocks };
             if let Some(flip) = Flip::asked(host).filter(|flip| *flip != Flip::Late) {
                 flip.carry_out(&staged);
