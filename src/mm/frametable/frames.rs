@@ -53,6 +53,11 @@ impl Frames {
         self.lock().claim(range, owner)
     }
 
+    /// See [`FrameTable::withhold`].
+    pub fn withhold(&self, range: MfnRange, owner: Option<DomId>) -> Result<(), ClaimError> {
+        self.lock().withhold(range, owner)
+    }
+
     /// See [`Heap::release`].
     pub fn release(&self, range: MfnRange, owner: DomId) -> Result<(), ReleaseError> {
         self.lock().release(range, owner)
@@ -164,6 +169,16 @@ impl LockedFrames<'_> {
         match self.table.claim(self.heap.pool(), range, owner) {
             Err(ClaimError::NoRecords { needed, .. }) if self.heap.reserve_splits(self.table, needed) => {
                 self.table.claim(self.heap.pool(), range, owner)
+            }
+            done => done,
+        }
+    }
+
+    /// See [`FrameTable::withhold`]. Once the heap has memory it provides the page records.
+    pub fn withhold(&mut self, range: MfnRange, owner: Option<DomId>) -> Result<(), ClaimError> {
+        match self.table.withhold(self.heap.pool(), range, owner) {
+            Err(ClaimError::NoRecords { needed, .. }) if self.heap.reserve_splits(self.table, needed) => {
+                self.table.withhold(self.heap.pool(), range, owner)
             }
             done => done,
         }
