@@ -9,6 +9,7 @@
 //! | `lu-first=` | milliseconds until the first of them | 500 |
 //! | `lu-every=` | milliseconds from one to the next; 0: as soon as the last is over | 300 |
 //! | `lu-deadline=` | microseconds that the vCPUs have to come to rest | 100000 |
+//! | `lu-fail=` | `stop` or `reset`: what the machine does with an update that cannot be taken up | stop |
 //! | `finish=` | milliseconds after the last of these updates when the guests are asked to finish | never |
 //! | `exit=` | `qemu`: end the machine with a verdict when all domains are down | stay |
 //! | `expect=` | `refuse`: the updates must be refused | they must succeed |
@@ -63,6 +64,15 @@ pub enum Expect {
     Refuse,
 }
 
+/// What the machine does when an update cannot be taken up: guests are in memory, and nobody runs them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnFailure {
+    /// It stands still, for a debugger.
+    Stop,
+    /// It is reset, and boots cold.
+    Reset,
+}
+
 /// Everything that the command line says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -76,6 +86,8 @@ pub struct Options {
     pub lu_every_ns: u64,
     /// Time that the vCPUs have to come to rest.
     pub lu_deadline_ns: u64,
+    /// What happens to an update that cannot be taken up.
+    pub lu_fail: OnFailure,
     /// Time after the last of these updates, or after boot if there are none, when the guests are asked to finish.
     pub finish_ns: Option<u64>,
     /// What happens when all domains are down.
@@ -96,6 +108,7 @@ impl Options {
         lu_first_ns: 500 * NS_PER_MS,
         lu_every_ns: 300 * NS_PER_MS,
         lu_deadline_ns: 100_000 * NS_PER_US,
+        lu_fail: OnFailure::Stop,
         finish_ns: None,
         exit: Exit::Stay,
         expect: Expect::Success,
@@ -210,7 +223,7 @@ impl<'a> Complaints<'a> {
 type Known = (&'static str, fn(&mut Options, &str) -> Result<(), Why>);
 
 /// All options, in the order of the table above.
-const OPTIONS: [Known; 10] = [
+const OPTIONS: [Known; 11] = [
     ("liveupdate", |o, value| {
         o.liveupdate = RegionSpec::parse(value).map(Some);
         Ok(())
@@ -219,6 +232,7 @@ const OPTIONS: [Known; 10] = [
     ("lu-first", |o, value| put(&mut o.lu_first_ns, duration(value, NS_PER_MS))),
     ("lu-every", |o, value| put(&mut o.lu_every_ns, duration(value, NS_PER_MS))),
     ("lu-deadline", |o, value| put(&mut o.lu_deadline_ns, duration(value, NS_PER_US))),
+    ("lu-fail", |o, value| put(&mut o.lu_fail, on_failure(value))),
     ("finish", |o, value| put(&mut o.finish_ns, duration(value, NS_PER_MS).map(Some))),
     ("exit", |o, value| put(&mut o.exit, one_of(value, "qemu", Exit::Qemu))),
     ("expect", |o, value| put(&mut o.expect, one_of(value, "refuse", Expect::Refuse))),
@@ -295,6 +309,16 @@ fn control_key(value: &str) -> Result<u8, Why> {
         [] => Err(Why::NoValue { expected }),
         [b'h' | b'i' | b'j' | b'm'] => Err(Why::BadValue { expected }),
         [letter @ b'a'..=b'z'] => Ok(letter & 0x1f),
+        _ => Err(Why::BadValue { expected }),
+    }
+}
+
+fn on_failure(value: &str) -> Result<OnFailure, Why> {
+    let expected = "stop or reset";
+    match value {
+        "" => Err(Why::NoValue { expected }),
+        "stop" => Ok(OnFailure::Stop),
+        "reset" => Ok(OnFailure::Reset),
         _ => Err(Why::BadValue { expected }),
     }
 }

@@ -18,13 +18,14 @@ fn complaints(line: &str) -> Vec<String> {
 #[test]
 fn every_option_is_understood() {
     let line = " /boot/luxen.elf liveupdate=64M@0x8000000\tlu-updates=6 lu-first=1000 lu-every=0 lu-deadline=0x10 \
-                finish=200 exit=qemu expect=refuse test=relocate-lists conswitch=b ";
+                lu-fail=reset finish=200 exit=qemu expect=refuse test=relocate-lists conswitch=b ";
     let expected = Options {
         liveupdate: Ok(Some(RegionSpec { len_bytes: 64 << 20, start: Some(0x800_0000) })),
         lu_updates: 6,
         lu_first_ns: 1_000_000_000,
         lu_every_ns: 0,
         lu_deadline_ns: 16_000,
+        lu_fail: OnFailure::Reset,
         finish_ns: Some(200_000_000),
         exit: Exit::Qemu,
         expect: Expect::Refuse,
@@ -84,6 +85,8 @@ fn complaints_say_what_was_found_and_what_to_do() {
         ("exit=bochs", vec!["`bochs`", "expected qemu"]),
         ("expect=", vec!["expect= has no value", "refuse"]),
         ("test=", vec!["test= has no value"]),
+        ("lu-fail=", vec!["lu-fail= has no value", "stop or reset"]),
+        ("lu-fail=crash", vec!["`crash`", "expected stop or reset"]),
         ("conswitch=", vec!["conswitch= has no value", "letter"]),
         ("conswitch=m", vec!["`m`", "none of h, i, j and m"]),
         ("conswitch=A", vec!["`A`", "from a to z"]),
@@ -148,6 +151,7 @@ fn word() -> impl Strategy<Value = String> {
         "lu-first",
         "lu-every",
         "lu-deadline",
+        "lu-fail",
         "finish",
         "exit",
         "expect",
@@ -163,6 +167,7 @@ fn word() -> impl Strategy<Value = String> {
         "\\PC{0,40}".boxed(),
         "[a-z]".boxed(),
         Just(String::from("qemu")).boxed(),
+        prop::sample::select(vec!["stop", "reset"]).prop_map(String::from).boxed(),
         Just(String::from("refuse")).boxed(),
     ];
     (name, value, any::<bool>()).prop_map(|(n, v, sign)| if sign { format!("{n}={v}") } else { format!("{n}{v}") })
@@ -202,6 +207,7 @@ proptest! {
                 "lu-first" => model.lu_first_ns = one.lu_first_ns,
                 "lu-every" => model.lu_every_ns = one.lu_every_ns,
                 "lu-deadline" => model.lu_deadline_ns = one.lu_deadline_ns,
+                "lu-fail" => model.lu_fail = one.lu_fail,
                 "finish" => model.finish_ns = one.finish_ns,
                 "exit" => model.exit = one.exit,
                 "expect" => model.expect = one.expect,

@@ -2,6 +2,7 @@
 
 pub mod breadcrumb;
 pub mod claims;
+pub mod damage;
 pub mod mfn_list;
 pub mod needs;
 pub mod records;

@@ -55,7 +55,8 @@ impl Dying {
 
 /// Stops a domain. Its memory goes back step by step ([`step`]).
 pub fn shut_down(domain: &Arc<Domain>, reason: Shutdown) {
-    if !domain.set_shutdown(reason) {
+    // What a refused domain has is kept, and not all of what it names is its own.
+    if domain.refusal().is_some() || !domain.set_shutdown(reason) {
         return;
     }
     let host = super::host::host();

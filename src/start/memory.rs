@@ -235,16 +235,22 @@ impl Framed {
             match self.frames.claim(range, owner) {
                 Ok(()) => return Ok(()),
                 Err(ClaimError::NoRecords { needed, .. }) => {
-                    feed(self.frames, &mut self.boot, needed).map_err(ClaimOrFatal::Fatal)?;
+                    self.feed(needed).map_err(ClaimOrFatal::Fatal)?;
                 }
                 Err(e) => return Err(ClaimOrFatal::Claim(e)),
             }
         }
     }
 
+    /// Provides for at least so many page records, out of the region.
+    pub fn feed(&mut self, needed: u64) -> Result<(), Fatal> {
+        feed(self.frames, &mut self.boot, needed)
+    }
+
     /// All that nobody claimed becomes free memory; what is left of the region serves small objects.
     pub fn plug_in(self) -> Plugged {
         let Self { firmware, region, boot, own_l4, frames } = self;
+        super::failure::note_plugged();
         frames.plug_in(map_splits);
         let stats = boot.stats();
         log!("bootmem", "{stats}");

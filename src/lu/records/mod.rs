@@ -27,6 +27,7 @@ mod global;
 mod items;
 mod libxc;
 mod lists;
+mod refused;
 mod text;
 mod validate;
 mod vcpu;
@@ -39,8 +40,9 @@ pub use libxc::{
     XSAVE_AREA_LEN_MAX, XSAVE_LEN_MIN, write_p2m_frames, write_vcpu_basic, write_vcpu_xsave,
 };
 pub use lists::{Grants, GrantsHead, Item, Items, ItemsIter, ListWriter, XenPages, write_grants, write_stages};
+pub use refused::{LuRefused, RefusedCause, write_refused};
 pub use text::{Name, NameError, TEXT_LEN_MAX};
-pub use validate::{Summary, validate};
+pub use validate::{DomainFault, Summary, validate, validate_with};
 pub use vcpu::{CallbackMasks, Callbacks, LuVcpu, Runstate, VcpuFlags, VcpuPending};
 
 use crate::frame::Mfn;
@@ -123,6 +125,8 @@ kinds! {
     LU_TYPED = 0x4000_001c,
     /// When the domain's watchdogs run out.
     LU_WATCHDOGS = 0x4000_001d,
+    /// Why the domain was refused by the outgoing side, which has kept it.
+    LU_REFUSED = 0xc000_0010,
     /// A domain ends.
     DOMAIN_END = 0x4000_001f,
     /// libxc: width and page-table levels of a PV guest.
@@ -147,6 +151,7 @@ const _: () = assert!(DOMAIN_BEGIN == 0x4000_0010 && LU_GRANTS == 0x4000_0016 &&
 const _: () = assert!(LU_LINEAR == 0x4000_0017 && LU_CONSOLE == 0x4000_0018 && LU_TYPED == 0x4000_001c);
 const _: () = assert!(LU_GRANTS_IN_USE == 0x4000_001a && LU_GRANT_MAPS == 0x4000_001b);
 const _: () = assert!(LU_LINGERING == 0x4000_0019 && LU_WATCHDOGS == 0x4000_001d);
+const _: () = assert!(LU_REFUSED == super::stream::REC_TYPE_OPTIONAL | REC_TYPE_LIVE_UPDATE | 0x10);
 const _: () = assert!(SHARED_INFO == 7 && X86_TSC_INFO == 8 && STATIC_DATA_END == 16);
 
 /// What "no frame" is written as.
@@ -237,6 +242,8 @@ pub enum AnyRecord<'a, S: ?Sized> {
     Watchdogs(LuWatchdogs),
     /// [`LU_TYPED`]: the bytes.
     Typed(Body<'a, S>),
+    /// [`LU_REFUSED`]
+    Refused(LuRefused<'a, S>),
     /// [`DOMAIN_END`]
     DomainEnd,
     /// [`X86_PV_INFO`]
@@ -283,6 +290,7 @@ impl<'a, S: ByteSource + ?Sized> AnyRecord<'a, S> {
             LU_LINGERING => Items::decode(body).map(Self::Lingering),
             LU_WATCHDOGS => LuWatchdogs::decode(body).map(Self::Watchdogs),
             LU_TYPED => text::decode(body).map(Self::Typed),
+            LU_REFUSED => LuRefused::decode(body).map(Self::Refused),
             DOMAIN_END => body.finish().map(|()| Self::DomainEnd),
             X86_PV_INFO => PvInfo::decode(body).map(Self::PvInfo),
             X86_PV_P2M_FRAMES => P2mFrames::decode(body).map(Self::P2mFrames),
