@@ -10,6 +10,7 @@
 //! | `lu-every=` | milliseconds from one to the next; 0: as soon as the last is over | 300 |
 //! | `lu-deadline=` | microseconds that the vCPUs have to come to rest | 100000 |
 //! | `lu-fail=` | `stop` or `reset`: what the machine does with an update that cannot be taken up | stop |
+//! | `badpage=` | `<mfn>[-<mfn>][,...]`, frames that are never used, the last one included; at most 16 ranges | none |
 //! | `finish=` | milliseconds after the last of these updates when the guests are asked to finish | never |
 //! | `exit=` | `qemu`: end the machine with a verdict when all domains are down | stay |
 //! | `expect=` | `refuse`: the updates must be refused | they must succeed |
@@ -34,7 +35,7 @@ use core::fmt;
 use value::{NumberFault, parse_u64};
 
 pub use incoming::{DoesNotFit, write_incoming};
-pub use value::{BadRegionSpec, RegionSpec, ShortText, Size, SpecFault};
+pub use value::{BadPages, BadRegionSpec, MAX_BAD_RANGES, RegionSpec, ShortText, Size, SpecFault};
 
 /// The longest time that an option may name: a day.
 pub const MAX_DURATION_NS: u64 = 24 * 60 * 60 * 1_000_000_000;
@@ -88,6 +89,8 @@ pub struct Options {
     pub lu_deadline_ns: u64,
     /// What happens to an update that cannot be taken up.
     pub lu_fail: OnFailure,
+    /// Frames that are never to be used.
+    pub badpage: BadPages,
     /// Time after the last of these updates, or after boot if there are none, when the guests are asked to finish.
     pub finish_ns: Option<u64>,
     /// What happens when all domains are down.
@@ -109,6 +112,7 @@ impl Options {
         lu_every_ns: 300 * NS_PER_MS,
         lu_deadline_ns: 100_000 * NS_PER_US,
         lu_fail: OnFailure::Stop,
+        badpage: BadPages::NONE,
         finish_ns: None,
         exit: Exit::Stay,
         expect: Expect::Success,
@@ -223,7 +227,7 @@ impl<'a> Complaints<'a> {
 type Known = (&'static str, fn(&mut Options, &str) -> Result<(), Why>);
 
 /// All options, in the order of the table above.
-const OPTIONS: [Known; 11] = [
+const OPTIONS: [Known; 12] = [
     ("liveupdate", |o, value| {
         o.liveupdate = RegionSpec::parse(value).map(Some);
         Ok(())
@@ -233,6 +237,7 @@ const OPTIONS: [Known; 11] = [
     ("lu-every", |o, value| put(&mut o.lu_every_ns, duration(value, NS_PER_MS))),
     ("lu-deadline", |o, value| put(&mut o.lu_deadline_ns, duration(value, NS_PER_US))),
     ("lu-fail", |o, value| put(&mut o.lu_fail, on_failure(value))),
+    ("badpage", |o, value| put(&mut o.badpage, bad_pages(value))),
     ("finish", |o, value| put(&mut o.finish_ns, duration(value, NS_PER_MS).map(Some))),
     ("exit", |o, value| put(&mut o.exit, one_of(value, "qemu", Exit::Qemu))),
     ("expect", |o, value| put(&mut o.expect, one_of(value, "refuse", Expect::Refuse))),
@@ -311,6 +316,14 @@ fn control_key(value: &str) -> Result<u8, Why> {
         [letter @ b'a'..=b'z'] => Ok(letter & 0x1f),
         _ => Err(Why::BadValue { expected }),
     }
+}
+
+fn bad_pages(value: &str) -> Result<BadPages, Why> {
+    let expected = "<mfn>[-<mfn>][,...], at most 16 of them";
+    if value.is_empty() {
+        return Err(Why::NoValue { expected });
+    }
+    BadPages::parse(value).ok_or(Why::BadValue { expected })
 }
 
 fn on_failure(value: &str) -> Result<OnFailure, Why> {

@@ -80,7 +80,10 @@ mod tests {
     fn written(why: &str) -> Vec<u8> {
         let mut out = Writer::new(Vec::new());
         write_refused(&mut out, RefusedCause::Lost, 3, why).unwrap();
-        out.into_dest()
+        out.finish().unwrap();
+        let mut bytes = out.into_dest();
+        bytes.truncate(bytes.len() - 8);
+        bytes
     }
 
     #[test]

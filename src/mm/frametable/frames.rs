@@ -5,7 +5,9 @@ use super::{
     packed,
 };
 use crate::frame::{CHUNK_FRAMES, DomId, Mfn, MfnRange, Order};
-use crate::mm::buddy::{Block, DomBlock, Heap, HeapStats, InsertError, IntoDomainRefused, MapSplits, ValidateError};
+use crate::mm::buddy::{
+    Block, DomBlock, Heap, HeapStats, InsertError, IntoDomainRefused, MapSplits, Retired, ValidateError,
+};
 use crate::mm::ledger::Ledger;
 use crate::mm::page_info::{CountFlags, NoPage, PageInfo, PageLookup};
 
@@ -51,6 +53,11 @@ impl Frames {
     /// See [`FrameTable::claim`].
     pub fn claim(&self, range: MfnRange, owner: DomId) -> Result<(), ClaimError> {
         self.lock().claim(range, owner)
+    }
+
+    /// See [`Heap::retire`].
+    pub fn retire(&self, mfn: Mfn) -> Retired {
+        self.lock().retire(mfn)
     }
 
     /// See [`FrameTable::withhold`].
@@ -172,6 +179,16 @@ impl LockedFrames<'_> {
             }
             done => done,
         }
+    }
+
+    /// See [`Heap::retire`].
+    pub fn retire(&mut self, mfn: Mfn) -> Retired {
+        self.heap.retire(self.table, mfn)
+    }
+
+    /// See [`Heap::nr_broken`].
+    pub fn nr_broken(&self) -> u64 {
+        self.heap.nr_broken()
     }
 
     /// See [`FrameTable::withhold`]. Once the heap has memory it provides the page records.
