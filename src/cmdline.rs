@@ -11,6 +11,7 @@
 //! | `lu-deadline=` | microseconds that the vCPUs have to come to rest | 100000 |
 //! | `lu-fail=` | `stop` or `reset`: what the machine does with an update that cannot be taken up | stop |
 //! | `badpage=` | `<mfn>[-<mfn>][,...]`, frames that are never used, the last one included; at most 16 ranges | none |
+//! | `lu-stream=` | `<version>[,<version>...]`, stream versions that the updates are written in by turns, from the cold boot on | the newest that the next image reads |
 //! | `finish=` | milliseconds after the last of these updates when the guests are asked to finish | never |
 //! | `exit=` | `qemu`: end the machine with a verdict when all domains are down | stay |
 //! | `expect=` | `refuse`: the updates must be refused | they must succeed |
@@ -35,7 +36,7 @@ use core::fmt;
 use value::{NumberFault, parse_u64};
 
 pub use incoming::{DoesNotFit, write_incoming};
-pub use value::{BadPages, BadRegionSpec, MAX_BAD_RANGES, RegionSpec, ShortText, Size, SpecFault};
+pub use value::{BadPages, BadRegionSpec, MAX_BAD_RANGES, RegionSpec, ShortText, Size, SpecFault, Turns};
 
 /// The longest time that an option may name: a day.
 pub const MAX_DURATION_NS: u64 = 24 * 60 * 60 * 1_000_000_000;
@@ -91,6 +92,8 @@ pub struct Options {
     pub lu_fail: OnFailure,
     /// Frames that are never to be used.
     pub badpage: BadPages,
+    /// The stream versions that the updates are written in, if it is not for the next image to say.
+    pub lu_stream: Option<Turns>,
     /// Time after the last of these updates, or after boot if there are none, when the guests are asked to finish.
     pub finish_ns: Option<u64>,
     /// What happens when all domains are down.
@@ -113,6 +116,7 @@ impl Options {
         lu_deadline_ns: 100_000 * NS_PER_US,
         lu_fail: OnFailure::Stop,
         badpage: BadPages::NONE,
+        lu_stream: None,
         finish_ns: None,
         exit: Exit::Stay,
         expect: Expect::Success,
@@ -227,7 +231,7 @@ impl<'a> Complaints<'a> {
 type Known = (&'static str, fn(&mut Options, &str) -> Result<(), Why>);
 
 /// All options, in the order of the table above.
-const OPTIONS: [Known; 12] = [
+const OPTIONS: [Known; 13] = [
     ("liveupdate", |o, value| {
         o.liveupdate = RegionSpec::parse(value).map(Some);
         Ok(())
@@ -238,6 +242,7 @@ const OPTIONS: [Known; 12] = [
     ("lu-deadline", |o, value| put(&mut o.lu_deadline_ns, duration(value, NS_PER_US))),
     ("lu-fail", |o, value| put(&mut o.lu_fail, on_failure(value))),
     ("badpage", |o, value| put(&mut o.badpage, bad_pages(value))),
+    ("lu-stream", |o, value| put(&mut o.lu_stream, turns(value).map(Some))),
     ("finish", |o, value| put(&mut o.finish_ns, duration(value, NS_PER_MS).map(Some))),
     ("exit", |o, value| put(&mut o.exit, one_of(value, "qemu", Exit::Qemu))),
     ("expect", |o, value| put(&mut o.expect, one_of(value, "refuse", Expect::Refuse))),
@@ -333,6 +338,15 @@ fn on_failure(value: &str) -> Result<OnFailure, Why> {
         "stop" => Ok(OnFailure::Stop),
         "reset" => Ok(OnFailure::Reset),
         _ => Err(Why::BadValue { expected }),
+    }
+}
+
+/// Numbers that take turns.
+fn turns(value: &str) -> Result<Turns, Why> {
+    let expected = "stream versions from 1 to 255 behind commas, eight at the most";
+    match value {
+        "" => Err(Why::NoValue { expected }),
+        _ => Turns::parse(value).ok_or(Why::BadValue { expected }),
     }
 }
 

@@ -250,6 +250,11 @@ impl MemMap {
         self.iter().filter(|&(_, kind)| kind == Kind::Ram).map(|(range, _)| range)
     }
 
+    /// Ranges that firmware calls RAM, in its order, with frames that others call something else or that are faulty.
+    pub fn ram_as_given(&self) -> impl Iterator<Item = MfnRange> + '_ {
+        self.firmware_entries().iter().filter(|entry| entry.kind() == Kind::Ram).map(FirmwareEntry::frames)
+    }
+
     /// The parts of the ranges of RAM that lie below frame number `limit`, ascending.
     pub fn ram_below(&self, limit: u64) -> impl DoubleEndedIterator<Item = MfnRange> + Clone + '_ {
         let below = MfnRange::between(0, limit.min(Mfn::LIMIT)).unwrap_or(MfnRange::EMPTY);

@@ -138,6 +138,19 @@ impl<'a, E: From<NoRoom>, F: FnMut(u64) -> Result<(), E>> Claims<'a, F> {
         }
     }
 
+    /// Takes what nobody has claimed of a range out of use: faulty frames, when all claims are made. Others are left to who has them.
+    pub fn set_aside(&mut self, range: MfnRange) -> Result<(), E> {
+        let mut left = range;
+        while let Some((run, found)) = self.frames.table().run_of(left) {
+            left = MfnRange::between(run.end(), range.end()).unwrap_or(MfnRange::EMPTY);
+            if found == FrameState::Unclaimed {
+                let claimed = self.claim(run, DomId::IO)?;
+                assert!(claimed.is_ok(), "all of a run is in one state, as was just looked up");
+            }
+        }
+        Ok(())
+    }
+
     /// What came of it.
     pub fn finish(self) -> Disputes {
         self.disputes

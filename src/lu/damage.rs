@@ -11,11 +11,8 @@
 //! | `lu-types` | the first domain's shared_info is pinned as a page table | it is refused and kept whole |
 //! | `lu-refuse` | nothing, but the incoming side refuses the first domain | it is kept whole, and runs after the next update |
 
-use super::records::{
-    self, DOMAIN_BEGIN, DOMAIN_END, DomainBegin, LU_EXTENTS, LU_STAGES, LU_VCPU, ListWriter, Pin, SavedExtent,
-    SavedRecord, X86_PV_VCPU_BASIC, X86_PV_VCPU_XSAVE,
-};
-use super::stream::{Body, Dest, StreamError, WriteError, Writer};
+use super::records::{self, AnyRecord, DOMAIN_BEGIN, ListWriter, OpenDomain, Pin, SavedExtent, StreamVersion};
+use super::stream::{Dest, StreamError, WriteError, Writer};
 use crate::cmdline::Options;
 use crate::frame::{DomId, Mfn, MfnRange};
 use crate::mm::physmem::PhysMem;
@@ -64,6 +61,7 @@ impl Damage {
 /// Writes the stream again, with the damage in it, up to its END. The stream is a good one.
 pub fn rewrite<D: Dest>(
     damage: Damage,
+    version: StreamVersion,
     region: MfnRange,
     stream: &[u8],
     out: &mut Writer<D>,
@@ -73,25 +71,30 @@ pub fn rewrite<D: Dest>(
         _ => WriteError::NotOpen { at: 0 },
     };
     let mut nr_domains = 0;
+    let mut open: Option<OpenDomain> = None;
     // A frame of the first domain, and its shared_info.
     let (mut first_frame, mut shared) = (None, None);
     let mut reader = records::reader(stream);
     while let Some(record) = reader.next_record().map_err(unreadable)? {
-        if record.kind == DOMAIN_BEGIN {
-            nr_domains += 1;
-        }
+        nr_domains += u32::from(record.kind == DOMAIN_BEGIN);
         let in_first = nr_domains == 1;
-        let body = record.body.to_vec().map_err(|_| WriteError::NoMemory { at: record.at })?;
-        match record.kind {
-            LU_VCPU | X86_PV_VCPU_BASIC | X86_PV_VCPU_XSAVE if in_first && damage == Damage::Vcpu => continue,
-            DOMAIN_BEGIN if in_first => {
-                shared = DomainBegin::decode(Body::whole(&body)).ok().and_then(|begin| begin.shared_info);
+        let decoded = AnyRecord::decode(&record).map_err(unreadable)?;
+        match (&decoded, &mut open) {
+            (AnyRecord::DomainBegin(begin), _) => {
+                shared = shared.or(begin.shared_info);
+                open = Some(OpenDomain::begin(out, version, begin)?);
+                continue;
             }
-            LU_EXTENTS if in_first => {
-                let word = body.first_chunk::<8>().map_or(0, |word| u64::from_le_bytes(*word));
-                first_frame = first_frame.or(Mfn::try_new(word & ((1 << 40) - 1)).ok());
+            (AnyRecord::Vcpu(_) | AnyRecord::VcpuBasic(_) | AnyRecord::VcpuXsave(_), _)
+                if in_first && damage == Damage::Vcpu =>
+            {
+                continue;
             }
-            DOMAIN_END => {
+            (AnyRecord::Extents(extents), _) => {
+                first_frame = first_frame.or(extents.iter().flatten().next().and_then(|extent| extent.mfns().first()));
+            }
+            (AnyRecord::DomainEnd, Some(_)) => {
+                let Some(mut domain) = open.take() else { continue };
                 let extra = match damage {
                     Damage::Overlap if nr_domains == 2 => first_frame,
                     Damage::Region if in_first => Some(Mfn::new(region.start() + 5)),
@@ -99,25 +102,31 @@ pub fn rewrite<D: Dest>(
                 };
                 if let Some(extent) = extra.and_then(|mfn| SavedExtent::try_new(MfnRange::new(mfn, 1), None).ok()) {
                     let mut list = ListWriter::extents(out);
+                    domain.count(&extent);
                     list.push(&extent);
                     list.finish()?;
                 }
-                if let (Damage::Types, true, Some(pin)) =
-                    (damage, in_first, shared.and_then(|mfn| Pin::try_new(mfn, 1)))
-                {
+                let pin = shared.filter(|_| in_first && damage == Damage::Types).and_then(|mfn| Pin::try_new(mfn, 1));
+                if let Some(pin) = pin {
                     let mut list = ListWriter::pinned(out);
                     list.push(&pin);
                     list.finish()?;
                 }
-                out.end_domain()?;
+                domain.end(out)?;
                 continue;
             }
-            LU_STAGES if damage == Damage::Module => {
-                out.save_module(Mfn::new(region.start()), 4096, b"ramdisk name=x")?
+            (AnyRecord::Stages(_), _) if damage == Damage::Module => {
+                out.save_module(Mfn::new(region.start()), 4096, b"ramdisk name=x")?;
             }
             _ => {}
         }
-        out.record(record.kind, &body)?;
+        match &mut open {
+            Some(domain) => domain.copy(out, &record)?,
+            None => {
+                let body = record.body.to_vec().map_err(|_| WriteError::NoMemory { at: record.at })?;
+                out.record(record.kind, &body)?;
+            }
+        }
     }
     Ok(())
 }

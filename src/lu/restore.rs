@@ -23,6 +23,7 @@ use super::update::UpdateState;
 use crate::frame::{DomId, Mfn, MfnRange};
 use crate::mm::frametable::{ClaimError, Frames};
 use crate::mm::m2p::{FRAMES_PER_BLOCK, M2p};
+use crate::run::bad;
 use crate::run::host::{Host, Module};
 use crate::run::teardown;
 use crate::start::Fatal;
@@ -126,6 +127,7 @@ pub struct Incoming {
     m2p: Vec<Option<Mfn>>,
     saved_log: Option<SavedLog>,
     xen_pages: Vec<MfnRange>,
+    bad_frames: Vec<MfnRange>,
     faults: Vec<DomainFault>,
     disputes: Disputes,
     report: Report,
@@ -151,6 +153,7 @@ impl Incoming {
             }
             if no_room { Err(fault.into()) } else { Ok(()) }
         })?;
+        list.check_version(summary.version.stream_version).map_err(RestoreError::List)?;
         let mut incoming = Self {
             summary,
             time: LuTime { tsc: 0, system_time_ns: 0, tsc_hz: 1, apic_hz: 0, wallclock_sec: 0, wallclock_nsec: 0 },
@@ -168,6 +171,7 @@ impl Incoming {
             m2p: Vec::new(),
             saved_log: None,
             xen_pages: Vec::new(),
+            bad_frames: Vec::new(),
             faults,
             disputes: Disputes::default(),
             report: Report::new(summary, region),
@@ -201,6 +205,12 @@ impl Incoming {
                 }
                 AnyRecord::Log(log) => {
                     self.saved_log = Some(SavedLog { range: log.frames, head: log.head, printed: log.tail });
+                }
+                AnyRecord::BadFrames(list) => {
+                    for extent in list.iter() {
+                        self.bad_frames.try_reserve(1).map_err(|_| RestoreError::NoMemory)?;
+                        self.bad_frames.push(extent.map_err(wrong)?.mfns());
+                    }
                 }
                 AnyRecord::XenPages(pages) => {
                     for extent in pages.extents.iter() {
@@ -250,7 +260,13 @@ impl Incoming {
     }
 
     /// Pass 1: all claims. `feed` provides for page records.
-    pub fn claim_all(&mut self, frames: &Frames, feed: impl FnMut(u64) -> Result<(), Fatal>) -> Result<(), Fatal> {
+    /// Then what nobody has of the frames called `faulty`, here or by the outgoing side, is taken out of use.
+    pub fn claim_all(
+        &mut self,
+        frames: &Frames,
+        faulty: &[MfnRange],
+        feed: impl FnMut(u64) -> Result<(), Fatal>,
+    ) -> Result<(), Fatal> {
         let mut claims = Claims::new(frames, feed);
         let host = |claimed: Result<(), HostClaim<Fatal>>| {
             claimed.map_err(|e| match e {
@@ -302,6 +318,9 @@ impl Incoming {
             }
             Ok(())
         })?;
+        for range in self.bad_frames.iter().chain(faulty) {
+            claims.set_aside(*range)?;
+        }
         self.disputes = claims.finish();
         Ok(())
     }
@@ -369,6 +388,8 @@ impl Incoming {
     pub fn restore_domains(&mut self, host: &Host) -> Result<(), RestoreError> {
         *host.next_domid.lock() = self.host.next_domid.max(1);
         host.console.lock().focus = self.host.console_focus.map(DomId::new);
+        bad::retire(host, &self.bad_frames);
+        bad::retire(host, host.options.badpage.ranges());
         host.withheld.lock().extend(self.xen_pages.iter().chain(self.disputes.withheld()));
         let mut domains = self.read_domains()?;
         for saved in &mut domains {

@@ -6,18 +6,18 @@
 mod refused;
 
 use super::damage::{self, Damage};
-use super::mfn_list::{self, MfnListError};
+use super::mfn_list::{self, MfnListError, Written};
 use super::records::{
     CallbackMasks, Callbacks, Channel, ChannelState, DomainBegin, DomainFlags, GrantInUse, GrantMap, GrantsHead,
     HostFlags, LU_CMDLINE, LU_CMDLINE_MODULE, LU_CONSOLE, LU_TYPED, ListWriter, LuHost, LuLog, LuTime, LuVcpu,
-    LuVersion, LuWatchdogs, M2pBlock, Name, Pin, PvInfo, Runstate, SHARED_INFO, SHARED_INFO_LEN, STATIC_DATA_END,
-    SavedExtent, Stage, StreamVersion, TscInfo, VCPU_CONTEXT_LEN, VcpuFlags, VcpuPending, XenPagesKind, write_grants,
-    write_stages, write_vcpu_basic, write_vcpu_xsave,
+    LuVersion, LuWatchdogs, M2pBlock, Name, OpenDomain, Pin, PvInfo, Runstate, SHARED_INFO, SHARED_INFO_LEN,
+    STATIC_DATA_END, SavedExtent, Stage, StreamVersion, TscInfo, VCPU_CONTEXT_LEN, VcpuFlags, VcpuPending,
+    XenPagesKind, write_grants, write_stages, write_vcpu_basic, write_vcpu_xsave,
 };
 use super::stream::{Dest, PagedDest, WriteError, Writer};
 use crate::domain::evtchn::PortState;
 use crate::domain::grant::{Active, Mapping};
-use crate::frame::{CHUNK_FRAMES, DomId, Mfn, Order};
+use crate::frame::{CHUNK_FRAMES, DomId, Mfn, MfnRange, Order};
 use crate::hypercall;
 use crate::log;
 use crate::mm::buddy::Block;
@@ -80,6 +80,8 @@ pub struct Saved {
 
 /// What the update machinery knows and the incoming side goes on with.
 pub struct UpdateFacts {
+    /// In which version everything is written.
+    pub version: StreamVersion,
     /// Number of this update.
     pub sequence: u64,
     /// What else is handed over of it.
@@ -100,14 +102,15 @@ pub fn save(host: &Host, facts: &UpdateFacts) -> Result<Saved, SaveError> {
     let mut out = Writer::new(PagedDest::new(&DirectMap, take));
     let damage = Damage::asked(&host.options).filter(|_| facts.sequence == 1);
     let written = write(host, facts, damage, &mut out).and_then(|()| Ok(out.finish()?));
-    let pages = out.into_dest().into_pages();
+    let (pages, page_crcs) = out.into_dest().into_parts();
     let result = written.and_then(|finished| {
         let mut list = Vec::new();
-        for _ in 0..mfn_list::nr_list_pages(pages.len() as u64) {
+        let version = facts.version;
+        for _ in 0..mfn_list::nr_list_pages(version, pages.len() as u64) {
             list.push(take().ok_or(SaveError::NoMemory)?);
         }
-        let root =
-            mfn_list::write(&DirectMap, &list, &pages, finished.len_bytes, finished.crc).map_err(SaveError::List);
+        let stream = Written { version, pages: &pages, page_crcs: &page_crcs, finished };
+        let root = mfn_list::write(&DirectMap, &list, &stream).map_err(SaveError::List);
         if damage == Some(Damage::Flip) {
             damage::flip(&DirectMap, &pages);
         }
@@ -136,13 +139,13 @@ fn write<D: Dest>(
     let mut plain = Writer::new(Vec::new());
     write_all(host, facts, &mut plain)?;
     plain.finish()?;
-    Ok(damage::rewrite(damage, host.region.range(), &plain.into_dest(), out)?)
+    Ok(damage::rewrite(damage, facts.version, host.region.range(), &plain.into_dest(), out)?)
 }
 
 fn write_all<D: Dest>(host: &Host, facts: &UpdateFacts, out: &mut Writer<D>) -> Result<(), SaveError> {
     let no_name = SaveError::Unrepresentable { domain: DomId::XEN, what: "the build's name" };
     out.save(&LuVersion {
-        stream_version: StreamVersion::CURRENT,
+        stream_version: facts.version,
         update_sequence: facts.sequence,
         build: Name::try_new(crate::build::VERSION).map_err(|_| no_name)?,
     })?;
@@ -171,15 +174,10 @@ fn write_all<D: Dest>(host: &Host, facts: &UpdateFacts, out: &mut Writer<D>) -> 
         let (head, tail) = log::positions();
         out.save(&LuLog { frames, head, tail })?;
     }
-    let mut pages = ListWriter::xen_pages(out, XenPagesKind::Other);
-    for range in host.withheld.lock().iter() {
-        let what = SaveError::Unrepresentable { domain: DomId::XEN, what: "a withheld frame" };
-        pages.push(&SavedExtent::try_new(*range, None).map_err(|_| what)?);
-    }
-    pages.finish()?;
+    write_kept(host, facts.version, out)?;
     let domains: Vec<_> = host.domains.lock().values().cloned().collect();
     for domain in &domains {
-        write_domain(host, domain, out)?;
+        write_domain(host, facts.version, domain, out)?;
     }
     let stages = [
         Stage { stage: super::records::stage::PAUSED, tsc: facts.paused_tsc },
@@ -189,9 +187,41 @@ fn write_all<D: Dest>(host: &Host, facts: &UpdateFacts, out: &mut Writer<D>) -> 
     Ok(())
 }
 
-fn write_domain<D: Dest>(host: &Host, domain: &Domain, out: &mut Writer<D>) -> Result<(), SaveError> {
+/// Writes the frames that nobody is to have. Version 1 has no word for faulty ones: those that nobody has are kept as what has to stay, and of those in use it
+/// is forgotten that they are faulty.
+fn write_kept<D: Dest>(host: &Host, version: StreamVersion, out: &mut Writer<D>) -> Result<(), SaveError> {
+    let what = SaveError::Unrepresentable { domain: DomId::XEN, what: "a withheld frame" };
+    let extent = |range: MfnRange| SavedExtent::try_new(range, None).map_err(|_| what);
+    let bad = host.bad_frames.lock().clone();
+    let has_word = version >= StreamVersion::V2;
+    let mut pages = ListWriter::xen_pages(out, XenPagesKind::Other);
+    for range in host.withheld.lock().iter() {
+        pages.push(&extent(*range)?);
+    }
+    for range in bad.iter().filter(|_| !has_word) {
+        for mfn in range.iter().filter(|&mfn| host.frames.owner_of(mfn) == Some(DomId::IO)) {
+            pages.push(&extent(MfnRange::new(mfn, 1))?);
+        }
+    }
+    pages.finish()?;
+    if has_word {
+        let mut list = ListWriter::bad_frames(out);
+        for range in bad {
+            list.push(&extent(range)?);
+        }
+        list.finish()?;
+    }
+    Ok(())
+}
+
+fn write_domain<D: Dest>(
+    host: &Host,
+    version: StreamVersion,
+    domain: &Domain,
+    out: &mut Writer<D>,
+) -> Result<(), SaveError> {
     if let Some(refusal) = domain.refusal() {
-        return refused::write(host, domain, refusal, out);
+        return refused::write(host, version, domain, refusal, out);
     }
     let unrepresentable = |what| SaveError::Unrepresentable { domain: domain.id, what };
     let mut memory = domain.memory.lock();
@@ -202,7 +232,7 @@ fn write_domain<D: Dest>(host: &Host, domain: &Domain, out: &mut Writer<D>) -> R
     // What is left of a domain that has stopped, once everything is quiet, are frames that others map; its rings are not among them for sure.
     let is_zombie = domain.shutdown().is_some();
     flags.set(DomainFlags::DYING, is_zombie);
-    out.save(&DomainBegin {
+    let begin = DomainBegin {
         domid: domain.id,
         flags,
         shutdown_reason: domain.shutdown().map_or(0, |s| s.0),
@@ -218,13 +248,16 @@ fn write_domain<D: Dest>(host: &Host, domain: &Domain, out: &mut Writer<D>) -> R
         name: Name::try_new(&domain.name).map_err(|_| unrepresentable("its name"))?,
         time_offset_sec: 0,
         vm_assist: domain.vm_assist(),
-    })?;
+    };
+    let mut open = OpenDomain::begin(out, version, &begin)?;
     out.save(&PvInfo)?;
     out.record(STATIC_DATA_END, &[])?;
     out.record(LU_CMDLINE_MODULE, domain.module_string.as_bytes())?;
     let mut extents = ListWriter::extents(out);
     for e in memory.extents.iter() {
-        extents.push(&SavedExtent::try_new(e.range(), e.pfn).map_err(|_| unrepresentable("an extent"))?);
+        let extent = SavedExtent::try_new(e.range(), e.pfn).map_err(|_| unrepresentable("an extent"))?;
+        open.count(&extent);
+        extents.push(&extent);
     }
     extents.finish()?;
     let mut list = ListWriter::lingering(out);
@@ -267,7 +300,7 @@ fn write_domain<D: Dest>(host: &Host, domain: &Domain, out: &mut Writer<D>) -> R
     for vcpu in &vcpus {
         write_vcpu(domain, vcpu, out)?;
     }
-    out.end_domain()?;
+    open.end(out)?;
     Ok(())
 }
 

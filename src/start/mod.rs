@@ -26,8 +26,8 @@ use crate::mm::m2p::M2p;
 use crate::mm::physmem::PhysMem;
 use crate::region::RegionError;
 use crate::run::console::ConsoleState;
-use crate::run::create;
 use crate::run::host::{self, Host, Module};
+use crate::run::{bad, create};
 use crate::time::Clock;
 use crate::verdict::Verdict;
 use crate::x86::directmap::DirectMap;
@@ -172,7 +172,7 @@ fn boot(magic: u32, mbi: u32, image: Maddr, entry_tsc: u64) -> Result<(), Fatal>
     }
     let features = cpu::init(cpu::features());
     pit::quiet_legacy();
-    let placed = Firmware::read(&info, image)?.place_region(&options, &mut info)?;
+    let placed = Firmware::read(&info, image, &options.badpage)?.place_region(&options, &mut info)?;
     let given = Given { command_line: command_line.as_str(), options, features };
     let mut framed = placed.map_memory(&features, image)?.make_frames()?;
     apic::init();
@@ -202,7 +202,7 @@ fn boot(magic: u32, mbi: u32, image: Maddr, entry_tsc: u64) -> Result<(), Fatal>
         Some(mut incoming) => {
             incoming.start_clock();
             incoming.note_boot(entry_tsc);
-            incoming.claim_all(framed.frames, |needed| framed.feed(needed))?;
+            incoming.claim_all(framed.frames, options.badpage.ranges(), |needed| framed.feed(needed))?;
             let plugged = framed.plug_in();
             incoming.note_plugged();
             drop(info);
@@ -275,6 +275,7 @@ fn make_host(plugged: Plugged, given: Given<'_>, m2p: M2p, parts: HostParts) -> 
         console: Mutex::new(ConsoleState::default()),
         dying: Mutex::new(Vec::new()),
         withheld: Mutex::new(Vec::new()),
+        bad_frames: Mutex::new(Vec::new()),
         update: Mutex::new(update),
     }
 }
@@ -322,12 +323,17 @@ fn cold(plugged: Plugged, modules: Vec<Module>, given: Given<'_>) -> Result<(), 
     let wallclock = (cmos::unix_seconds(), 0);
     let update = crate::lu::update::UpdateState::cold();
     let host = host::install(make_host(plugged, given, m2p, HostParts { wallclock, modules, update }));
-    if let Some(test) = &host.options.test
-        && Damage::asked(&host.options).is_none()
-    {
-        selftest::run(host, test.as_str());
+    bad::retire(host, host.options.badpage.ranges());
+    let test = host.options.test.as_ref().map(|test| test.as_str());
+    match test.filter(|_| Damage::asked(&host.options).is_none()) {
+        Some("bad-frames") => {
+            create::create_boot_domains(host);
+            bad::report_two(host);
+            return Ok(());
+        }
+        Some(test) => selftest::run(host, test),
+        None => create::create_boot_domains(host),
     }
-    create::create_boot_domains(host);
     Ok(())
 }
 

@@ -36,7 +36,10 @@ pub fn run(host: &Host, name: &str) -> ! {
             Verdict::Failure
         }
         other => {
-            log!("test", "there is no test {other}, there are: debug, reloc, and those that damage a stream");
+            log!(
+                "test",
+                "there is no test {other}, there are: bad-frames, debug, reloc, and those that damage a stream"
+            );
             Verdict::Error
         }
     };

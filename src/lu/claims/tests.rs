@@ -172,6 +172,31 @@ fn a_domain_that_claims_a_frame_twice_keeps_it_and_is_refused() {
 }
 
 #[test]
+fn faulty_frames_are_set_aside_unless_somebody_has_them() {
+    let frames = machine(&pc());
+    let mut claims = claims(&frames);
+    claims.domain(range(0x2400, 0x2410), d(1)).unwrap();
+    claims.set_aside(range(0x2408, 0x2612)).unwrap();
+    claims.set_aside(range(REGION_AT - 1, REGION_AT + 1)).unwrap();
+    claims.set_aside(range(0x3fff, Mfn::LIMIT)).unwrap();
+    assert!(claims.finish().is_empty());
+    for (mfn, expected) in [
+        (0x2407, owned(d(1))),
+        (0x240f, owned(d(1))),
+        (0x2410, owned(DomId::IO)),
+        (0x2500, owned(DomId::IO)),
+        (0x2611, owned(DomId::IO)),
+        (0x2612, FrameState::Unclaimed),
+        (REGION_AT - 1, owned(DomId::IO)),
+        (REGION_AT, FrameState::Region),
+        (0x3fff, owned(DomId::IO)),
+    ] {
+        assert_eq!(frames.state_of(Mfn::new(mfn)), expected, "{mfn:#x}");
+    }
+    frames.validate().unwrap();
+}
+
+#[test]
 fn what_the_hypervisor_needs_stops_everything() {
     let frames = machine(&pc());
     let mut claims = claims(&frames);

@@ -54,8 +54,27 @@ pub fn all() -> Vec<Scenario> {
             .guests([Guest::new("memory", "32M")])
             .updates(2)
             .verdict(Verdict::Failure)
+            // What the pair does while one of them stands still is not the matter here.
             .says("d1 events-a is refused: test=lu-refuse says so; it stays paused")
             .says("d1 events-a runs again; the last build had refused it: test=lu-refuse says so"),
+        bad(
+            "bad-page",
+            "frames that badpage= names are never used, on a cold boot and behind updates",
+            "badpage=0x4000-0x4003,0x6000",
+        )
+        .says("memory: 5 faulty frames are out of use, 0 still in use"),
+        bad(
+            "bad-page-in-v1",
+            "version 1 of the stream keeps faulty frames from being used, too",
+            "badpage=0x4000 lu-stream=1",
+        ),
+        bad(
+            "bad-frame-reported",
+            "a free frame and one of a guest are reported faulty: neither is given to anybody",
+            "test=bad-frames",
+        )
+        .says("memory: faulty frame 0x[0-9a-f]+ is in use by d1: it stays, and nobody else gets it")
+        .says("memory: 1 faulty frames are out of use, 1 still in use"),
     ]
 }
 
@@ -84,4 +103,14 @@ fn refused(name: &'static str, purpose: &'static str, test: &str, updates: u32) 
         .loses(1)
         .steady_memory()
         .verdict(Verdict::Failure)
+}
+
+/// Two updates of a machine with faulty frames.
+fn bad(name: &'static str, purpose: &'static str, options: &str) -> Scenario {
+    Scenario::new(name, purpose)
+        .options(&format!("liveupdate=32M lu-first=100 lu-every=50 lu-updates=2 finish=100 {options}"))
+        .modules(job::images())
+        .guests([Guest::new("pulse", "16M"), Guest::new("memory", "32M")])
+        .updates(2)
+        .steady_memory()
 }
