@@ -192,6 +192,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
+    use std::vec;
     use std::vec::Vec;
 
     fn range(start: u64, end: u64) -> MfnRange {

@@ -6,12 +6,14 @@
 
 use super::Fatal;
 use crate::cmdline::{Exit, OnFailure, Options};
-use crate::frame::MfnRange;
+use crate::frame::{Maddr, Mfn, MfnRange};
 use crate::log;
 use crate::lu::damage::Damage;
 use crate::memmap::MemMap;
+use crate::mm::physmem::PhysMem;
 use crate::ranges::RangeSet;
 use crate::verdict::Verdict;
+use crate::x86::directmap::DirectMap;
 use crate::x86::{debug_exit, directmap, reset, serial, traps};
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -59,11 +61,14 @@ pub fn of_update(fatal: &Fatal, options: &Options, sum: impl FnOnce() -> Option<
     debug_exit::stop()
 }
 
-/// Adds up all RAM but what the hypervisor may have written to, for tests: the region and the image's slot.
+/// Adds up all RAM but what a hypervisor may write to up to here, for tests: the region, the image's slot, and the frame of the relocation code, which
+/// keeps its data beside it and is noted in the breadcrumb's page.
 pub fn sum_of_memory(map: &MemMap, region: MfnRange, slot: MfnRange) -> u64 {
-    let mut own = RangeSet::<2>::new();
-    let kept = own.insert(region).and_then(|()| own.insert(slot));
-    assert!(kept.is_ok(), "two ranges have room for two");
+    let mut own = RangeSet::<3>::new();
+    let note = note_of(region).map_or(0, |at| DirectMap.read_u64(at));
+    let code = MfnRange::between(note, note.saturating_add(1)).unwrap_or(MfnRange::EMPTY);
+    let kept = [region, slot, code].into_iter().try_for_each(|range| own.insert(range));
+    assert!(kept.is_ok(), "three ranges have room for three");
     let mut sum = 0u64;
     for range in map.ram().flat_map(|ram| own.complement_in(ram)) {
         let Some(first) = range.first() else { continue };
@@ -75,13 +80,21 @@ pub fn sum_of_memory(map: &MemMap, region: MfnRange, slot: MfnRange) -> u64 {
 }
 
 #[expect(unsafe_code, reason = "memory as words")]
-fn words(at: crate::frame::Maddr, len_bytes: u64) -> &'static [u64] {
+fn words(at: Maddr, len_bytes: u64) -> &'static [u64] {
     // SAFETY: the direct map has all RAM, one CPU runs, and nothing is written while the words are added up.
     unsafe { directmap::slice_mut(at, (len_bytes / 8) as usize) }
 }
 
-/// Says what memory adds up to, right before the jump, without a change to it: the log lies there too.
-pub fn print_sum(map: &MemMap, region: MfnRange, slot: MfnRange) {
+/// Where a test notes the frame of the relocation code: in the breadcrumb's page, behind what is written there at the jump.
+fn note_of(region: MfnRange) -> Option<Maddr> {
+    Some(region.first()?.maddr().offset(2048))
+}
+
+/// Says what memory adds up to, right before the jump by the code in the frame `code`, without a change to it: the log lies there too.
+pub fn print_sum(map: &MemMap, region: MfnRange, slot: MfnRange, code: Mfn) {
+    if let Some(at) = note_of(region) {
+        DirectMap.write_u64(at, code.get());
+    }
     let mut line = Line { bytes: [0; 64], len: 0 };
     let sum = sum_of_memory(map, region, slot);
     if writeln!(line, "test: memory sums to {sum:#018x}\r").is_ok() {

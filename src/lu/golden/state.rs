@@ -331,6 +331,8 @@ pub fn read_out<S: ByteSource>(kind: u32, record: &AnyRecord<'_, S>) -> String {
         AnyRecord::Console(body) | AnyRecord::Typed(body) => bytes(body),
         AnyRecord::Stages(items) => sentence(kind, &all(items)),
         AnyRecord::M2p(items) => sentence(kind, &all(items)),
+        AnyRecord::BadFrames(items) => sentence(kind, &all(items)),
+        AnyRecord::Refused(r) => sentence(kind, &(r.cause, r.nr_vcpus, r.why.to_vec().unwrap())),
         AnyRecord::Extents(items) => sentence(kind, &all(items)),
         AnyRecord::Pinned(items) | AnyRecord::Linear(items) => sentence(kind, &all(items)),
         AnyRecord::Lingering(items) => sentence(kind, &all(items)),

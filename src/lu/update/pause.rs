@@ -48,7 +48,7 @@ pub(super) fn pause_and_jump(
         }
     };
     if Damage::asked(&host.options).is_some() {
-        failure::print_sum(&host.memmap, host.region.range(), host.slot);
+        failure::print_sum(&host.memmap, host.region.range(), host.slot, args.copy);
     }
     apic::quiesce();
     jump(&args)
