@@ -179,6 +179,10 @@ impl<'h> Taken<'h> {
                 continue;
             };
             DirectMap.zero(block.mfn().maddr(), order.len_bytes());
+            if self.extents.make_room().is_err() {
+                self.host.frames.free(block);
+                break Err(no_memory());
+            }
             let Ok(block) = self.host.frames.into_domain(block, self.id) else { break Err(no_memory()) };
             let inserted = self.extents.insert(Some(Pfn::new(pfn)), block.mfn(), order.nr_frames());
             assert!(inserted.is_ok(), "fresh memory is in nobody's extents (I6)");

@@ -469,11 +469,23 @@ fn what_concerns_one_domain_does_not_end_the_check() {
         (with(end - 1..end, &[]), vec![OrderRule::VcpusMissing { due: 2, found: 1 }]),
         // The first is gone, the second is there: it is numbered 1 where 0 is due.
         (with(vcpu_at..end - 1, &[]), vec![OrderRule::VcpuNumber { due: 0, found: 1 }]),
-        (with(end - 1..end, &[vcpu(7, VcpuFlags::empty())]), vec![OrderRule::VcpuNumber { due: 1, found: 7 }, OrderRule::VcpusMissing { due: 2, found: 8 }]),
+        (
+            with(end - 1..end, &[vcpu(7, VcpuFlags::empty())]),
+            vec![OrderRule::VcpuNumber { due: 1, found: 7 }, OrderRule::VcpusMissing { due: 2, found: 8 }],
+        ),
         (with(basic..basic + 2, &[]), vec![missing]),
         (with(basic..end, &[]), vec![missing, OrderRule::VcpusMissing { due: 2, found: 1 }]),
-        (with(at(LU_EVTCHN)..at(LU_EVTCHN) + 1, &[words(LU_EVTCHN, &[ipi(4), ipi(4)].concat())]), vec![OrderRule::PortOrder { last: 4, found: 4 }]),
-        (with(at(LU_GRANT_MAPS)..at(LU_GRANT_MAPS) + 1, &[words(LU_GRANT_MAPS, &[3, 0x7fef | 2 << 32, 3, 0x7fef | 6 << 32])]), vec![OrderRule::GrantOrder { kind: LU_GRANT_MAPS, found: 3 }]),
+        (
+            with(at(LU_EVTCHN)..at(LU_EVTCHN) + 1, &[words(LU_EVTCHN, &[ipi(4), ipi(4)].concat())]),
+            vec![OrderRule::PortOrder { last: 4, found: 4 }],
+        ),
+        (
+            with(
+                at(LU_GRANT_MAPS)..at(LU_GRANT_MAPS) + 1,
+                &[words(LU_GRANT_MAPS, &[3, 0x7fef | 2 << 32, 3, 0x7fef | 6 << 32])],
+            ),
+            vec![OrderRule::GrantOrder { kind: LU_GRANT_MAPS, found: 3 }],
+        ),
     ];
     for (records, expected) in cases {
         let (found, result) = faults(&records);
