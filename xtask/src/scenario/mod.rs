@@ -15,6 +15,7 @@ mod refusal;
 mod region;
 pub mod runner;
 mod smp;
+mod stream;
 mod update;
 
 use crate::console::Act;
@@ -25,7 +26,7 @@ use crate::report::Verdict;
 use crate::{build, damage, grub_pv, paths, setup};
 use anyhow::{Result, ensure};
 use regex::Regex;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -85,6 +86,10 @@ pub fn prepare(scenarios: &[Scenario], no_build: bool) -> Result<()> {
     if scenarios.iter().any(Scenario::has_linux) {
         linux_guest::ensure(no_build)?;
     }
+    let (first_stream, _) = build::FIRST_STREAM;
+    if !no_build && scenarios.iter().any(|scenario| scenario.boots(&paths::out(first_stream))) {
+        build::kernel(build::FIRST_STREAM)?;
+    }
     let grub = paths::out(grub_pv::PROGRAM);
     if scenarios.iter().any(|scenario| scenario.boot.modules.iter().any(|module| module.file == grub)) {
         grub_pv::make()?;
@@ -108,6 +113,7 @@ fn all() -> Vec<Scenario> {
         boot::all(),
         region::all(),
         update::all(),
+        stream::all(),
         guests::all(),
         grants::all(),
         memory::all(),
@@ -210,6 +216,12 @@ impl Scenario {
     pub fn grub(mut self) -> Self {
         self.way = Way::Grub;
         self.limit += Duration::from_secs(60);
+        self
+    }
+
+    /// Boots another build than `luxen`.
+    pub fn kernel(mut self, name: &str) -> Self {
+        self.boot.kernel = paths::out(name);
         self
     }
 
@@ -324,6 +336,11 @@ impl Scenario {
     pub fn extended(mut self) -> Self {
         self.is_extended = true;
         self
+    }
+
+    /// True if the file is the kernel or a module.
+    pub fn boots(&self, file: &Path) -> bool {
+        self.boot.kernel == file || self.boot.modules.iter().any(|module| module.file == file)
     }
 
     /// True if a Linux guest's files have to be there.
