@@ -119,7 +119,7 @@ fn host<D: Dest>(s: &mut Scribe<D>) {
         finish_ns: 0x3_0000_0000,
         domains_ended: 4,
     });
-    s.bytes(LU_BAD_FRAMES, LU_CMDLINE, b"liveupdate=32M lu-updates=7");
+    s.bytes(LU_CMDLINE, b"liveupdate=32M lu-updates=7");
     s.out.save_module(Mfn::new(0x5000), 0x1_2345, b"image name=luxen-next").unwrap();
     s.said.push(sentence(LU_MODULE, &(Mfn::new(0x5000), 0x1_2345u64, b"image name=luxen-next".as_slice())));
     let kept = [extent(0x6000, 0x200, None), extent(0x6400, 1, None)];
