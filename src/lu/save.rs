@@ -24,6 +24,7 @@ use crate::mm::buddy::Block;
 use crate::mm::page_info::PageLookup;
 use crate::mm::physmem::PhysMem;
 use crate::mm::types::Root;
+use crate::ranges;
 use crate::run::domain::Domain;
 use crate::run::host::Host;
 use crate::run::vcpu::Vcpu;
@@ -194,14 +195,16 @@ fn write_kept<D: Dest>(host: &Host, version: StreamVersion, out: &mut Writer<D>)
     let extent = |range: MfnRange| SavedExtent::try_new(range, None).map_err(|_| what);
     let bad = host.bad_frames.lock().clone();
     let has_word = version >= StreamVersion::V2;
-    let mut pages = ListWriter::xen_pages(out, XenPagesKind::Other);
-    for range in host.withheld.lock().iter() {
-        pages.push(&extent(*range)?);
-    }
+    let mut kept = host.withheld.lock().clone();
     for range in bad.iter().filter(|_| !has_word) {
-        for mfn in range.iter().filter(|&mfn| host.frames.owner_of(mfn) == Some(DomId::IO)) {
-            pages.push(&extent(MfnRange::new(mfn, 1))?);
-        }
+        let is_unused = |mfn: &Mfn| host.frames.owner_of(*mfn) == Some(DomId::IO);
+        kept.extend(range.iter().filter(is_unused).map(|mfn| MfnRange::new(mfn, 1)));
+    }
+    // An update before may have handed a faulty frame over as a withheld one: it is listed once.
+    ranges::merge(&mut kept);
+    let mut pages = ListWriter::xen_pages(out, XenPagesKind::Other);
+    for range in kept {
+        pages.push(&extent(range)?);
     }
     pages.finish()?;
     if has_word {

@@ -225,6 +225,8 @@ fn read_keys(host: &Host, now: u64) {
         let Some(key) = serial::read() else { break };
         match domain {
             _ if key == switch => next_focus(host),
+            // Nobody reads it, and its ring is not touched.
+            Some(domain) if domain.refusal().is_some() => {}
             Some(domain) => {
                 domain.console.lock().type_in(&[key]);
                 deliver(host, &domain, now);
