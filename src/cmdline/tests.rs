@@ -18,7 +18,8 @@ fn complaints(line: &str) -> Vec<String> {
 #[test]
 fn every_option_is_understood() {
     let line = " /boot/luxen.elf liveupdate=64M@0x8000000\tlu-updates=6 lu-first=1000 lu-every=0 lu-deadline=0x10 \
-                lu-key=none lu-stream=1,2 finish=200 exit=qemu expect=refuse test=relocate-lists conswitch=b ";
+                lu-key=none lu-fail=reset badpage=0x100,7-0xa lu-stream=1,2 finish=200 exit=qemu expect=refuse \
+                test=relocate-lists conswitch=b ";
     let expected = Options {
         liveupdate: Ok(Some(RegionSpec { len_bytes: 64 << 20, start: Some(0x800_0000) })),
         lu_updates: 6,
@@ -26,6 +27,8 @@ fn every_option_is_understood() {
         lu_every_ns: 0,
         lu_deadline_ns: 16_000,
         lu_key: KeyOption::None,
+        lu_fail: OnFailure::Reset,
+        badpage: BadPages::parse("256,7-10").unwrap(),
         lu_stream: Turns::parse("1,2"),
         finish_ns: Some(200_000_000),
         exit: Exit::Qemu,
@@ -40,6 +43,14 @@ fn every_option_is_understood() {
     assert_eq!(Options::DEFAULT.lu_first_ns, 500_000_000);
     assert_eq!(Options::DEFAULT.lu_every_ns, 300_000_000);
     assert_eq!(Options::DEFAULT.lu_deadline_ns, 100_000_000);
+}
+
+#[test]
+fn bad_frames_are_named_with_both_ends() {
+    let ranges = |line: &str| options(line).badpage.ranges().iter().map(|r| (r.start(), r.end())).collect::<Vec<_>>();
+    assert_eq!(ranges("badpage=0"), [(0, 1)]);
+    assert_eq!(ranges("badpage=0x1234-0x1235,3,3-3"), [(0x1234, 0x1236), (3, 4), (3, 4)]);
+    assert_eq!(ranges("badpage=1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16").len(), MAX_BAD_RANGES);
 }
 
 #[test]
@@ -93,6 +104,13 @@ fn complaints_say_what_was_found_and_what_to_do() {
         ("exit=bochs", vec!["`bochs`", "expected qemu"]),
         ("expect=", vec!["expect= has no value", "refuse"]),
         ("test=", vec!["test= has no value"]),
+        ("badpage=", vec!["badpage= has no value", "<mfn>[-<mfn>]"]),
+        ("badpage=5-4", vec!["`5-4`", "<mfn>[-<mfn>]"]),
+        ("badpage=5,", vec!["`5,`", "<mfn>[-<mfn>]"]),
+        ("badpage=0xffffffffffffffff", vec!["<mfn>[-<mfn>]"]),
+        ("badpage=1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17", vec!["at most 16"]),
+        ("lu-fail=", vec!["lu-fail= has no value", "stop or reset"]),
+        ("lu-fail=crash", vec!["`crash`", "expected stop or reset"]),
         ("conswitch=", vec!["conswitch= has no value", "letter"]),
         ("conswitch=m", vec!["`m`", "none of h, i, j and m"]),
         ("conswitch=A", vec!["`A`", "from a to z"]),
@@ -169,6 +187,8 @@ fn word() -> impl Strategy<Value = String> {
         "lu-every",
         "lu-deadline",
         "lu-key",
+        "lu-fail",
+        "badpage",
         "finish",
         "exit",
         "expect",
@@ -184,6 +204,8 @@ fn word() -> impl Strategy<Value = String> {
         "\\PC{0,40}".boxed(),
         "[a-z]".boxed(),
         Just(String::from("qemu")).boxed(),
+        "[0-9]{1,4}(-[0-9]{1,4})?(,[0-9]{1,4}-0x[0-9]{1,9}){0,17}".boxed(),
+        prop::sample::select(vec!["stop", "reset"]).prop_map(String::from).boxed(),
         Just(String::from("refuse")).boxed(),
         Just(String::from("none")).boxed(),
     ];
@@ -228,6 +250,8 @@ proptest! {
                 "lu-every" => model.lu_every_ns = one.lu_every_ns,
                 "lu-deadline" => model.lu_deadline_ns = one.lu_deadline_ns,
                 "lu-key" => {}
+                "badpage" => model.badpage = one.badpage,
+                "lu-fail" => model.lu_fail = one.lu_fail,
                 "finish" => model.finish_ns = one.finish_ns,
                 "exit" => model.exit = one.exit,
                 "expect" => model.expect = one.expect,

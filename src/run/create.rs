@@ -178,6 +178,10 @@ impl<'h> Taken<'h> {
                 order = smaller;
                 continue;
             };
+            if self.extents.make_room().is_err() {
+                self.host.frames.free(block);
+                break Err(no_memory());
+            }
             let Ok(block) = self.host.frames.into_domain(block.scrub(&DirectMap), self.id) else {
                 break Err(no_memory());
             };

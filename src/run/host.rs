@@ -92,6 +92,10 @@ pub struct Host {
     pub console: Mutex<ConsoleState>,
     /// Domains being taken apart.
     pub dying: Mutex<Vec<Dying>>,
+    /// Frames that nobody may have: two domains claimed them, or the outgoing side said so. They go on so from build to build.
+    pub withheld: Mutex<Vec<MfnRange>>,
+    /// Frames found to be faulty, in order; whoever has one keeps it, and nobody gets it then.
+    pub bad_frames: Mutex<Vec<MfnRange>>,
     /// Live update: the staged image, the automatic updates, the history.
     pub update: Mutex<crate::lu::update::UpdateState>,
 }

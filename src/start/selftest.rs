@@ -40,7 +40,7 @@ pub fn run(host: &Host, name: &str) -> ! {
         other => {
             log!(
                 "test",
-                "there is no test {other}, there are: debug, reloc, flip-file, flip-list, flip-tables, flip-code, flip-late, flip-nothing"
+                "there is no test {other}, there are: bad-frames, debug, reloc, flip-file, flip-list, flip-tables, flip-code, flip-late, flip-nothing, and those that damage a stream"
             );
             Verdict::Error
         }

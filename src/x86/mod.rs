@@ -16,6 +16,7 @@ pub mod paging;
 pub mod percpu;
 pub mod pit;
 pub mod port;
+pub mod reset;
 pub mod serial;
 pub mod traps;
 pub mod tsc;

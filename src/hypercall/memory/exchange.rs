@@ -4,7 +4,7 @@ use super::reserve::{alloc_zeroed, assign, check_pfn};
 use super::{Caller, Outcome, Reservation, check_own};
 use crate::domain::exchange::{Chunks, Extents};
 use crate::frame::{Mfn, MfnRange, Pfn};
-use crate::mm::extents::ExtentMap;
+use crate::mm::extents::{ExtentError, ExtentMap};
 use crate::mm::m2p;
 use crate::mm::page_info::{CountFlags, NoPage, PageLookup};
 use crate::run::domain::Domain;
@@ -111,7 +111,8 @@ fn give_up_ranges(domain: &Domain, ranges: &[MfnRange], nr_frames: u64) -> Resul
     let mut result = Ok(());
     for mfn in ranges.iter().flat_map(|range| range.iter()) {
         result = is_lone(host, &m.extents, mfn).and_then(|pfn| {
-            m.extents.remove(mfn, 1).map_err(|_| Errno::EINVAL)?;
+            let errno = |e| if e == ExtentError::NoMemory { Errno::ENOMEM } else { Errno::EINVAL };
+            m.extents.remove(mfn, 1).map_err(errno)?;
             taken.push((mfn, pfn));
             Ok(())
         });

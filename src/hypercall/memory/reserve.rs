@@ -100,6 +100,10 @@ pub fn assign(
     block: Scrubbed,
     pfn: Option<Pfn>,
 ) -> Result<Mfn, Errno> {
+    if m.extents.make_room().is_err() {
+        host.frames.free(block.into_block());
+        return Err(Errno::ENOMEM);
+    }
     let block = match host.frames.into_domain(block, domain.id) {
         Ok(block) => block,
         Err(refused) => {
@@ -134,8 +138,8 @@ fn give(domain: &Domain, mfn: u64, order: Order) -> Result<(), Errno> {
         if page.count() > 1 && !m.has_room_for_lingering(host.frames, domain.id) {
             return Err(Errno::EBUSY);
         }
-        let removed = m.extents.remove(mfn, 1);
-        assert!(removed.is_ok(), "a frame just looked up is there");
+        // The frame was just looked up: what can be lacking is memory for the pieces that are left.
+        m.extents.remove(mfn, 1).map_err(|_| Errno::ENOMEM)?;
         match types.release_page(mfn) {
             Ok(true) => {}
             Ok(false) => m.lingering.insert(mfn),

@@ -1,5 +1,6 @@
 //! The pause: guests come to rest, their state is saved, and the machine is given away.
 
+use super::super::damage::Damage;
 use super::super::records::{HostFlags, LuHost, StreamVersion};
 use super::super::save::{self, UpdateFacts};
 use super::RELOC_VA;
@@ -9,6 +10,7 @@ use crate::frame::DomId;
 use crate::kexec::reloc::{self, RelocArgs};
 use crate::run::host::Host;
 use crate::run::{context, teardown, work};
+use crate::start::failure;
 use crate::x86::directmap::DirectMap;
 use crate::x86::traps::Frame;
 use crate::x86::{apic, tsc};
@@ -45,6 +47,9 @@ pub(super) fn pause_and_jump(
             stamps: Some(staged.kimage.breadcrumb_page()),
         }
     };
+    if Damage::asked(&host.options).is_some() {
+        failure::print_sum(&host.memmap, host.region.range(), host.slot, args.copy);
+    }
     apic::quiesce();
     jump(&args)
 }

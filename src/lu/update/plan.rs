@@ -4,10 +4,11 @@ use super::super::needs::{Load, RegionNeeds, partial_chunks};
 use super::super::records::StreamVersion;
 use super::refusal::Refusal;
 use crate::domain::spec::ModuleSpec;
-use crate::frame::{Maddr, MfnRange};
+use crate::frame::{Maddr, MfnRange, PAGE_SIZE};
 use crate::kexec::image::{Needs, NextImage};
 use crate::log;
 use crate::mm::buddy::Block;
+use crate::run::domain::Carried;
 use crate::run::grants;
 use crate::run::host::Host;
 use crate::trust::Trust;
@@ -44,6 +45,7 @@ pub(super) fn loaded_bytes(at: Maddr, len_bytes: u64) -> &'static [u8] {
 /// Everything that the incoming side will have to claim but the stream.
 fn claims_of(host: &Host) -> Vec<MfnRange> {
     let mut claims: Vec<MfnRange> = host.modules.lock().iter().map(|m| m.frames()).collect();
+    claims.extend(host.withheld.lock().iter());
     claims.extend(log::place());
     let domains: Vec<_> = host.domains.lock().values().cloned().collect();
     for domain in &domains {
@@ -72,6 +74,9 @@ fn load_of(host: &Host) -> Load {
             let nr_frames = tables.shared_frames(domain.id).len() + tables.status_frames(domain.id).len();
             nr_frames / 2 + tables.active(domain.id).count() + tables.maps(domain.id).count()
         };
+        if let Some(Carried::Whole { records, .. }) = domain.refusal().map(|refusal| &refusal.carried) {
+            stream_frames += records.len() as u64 / PAGE_SIZE;
+        }
         stream_frames += 3 + domain.vcpus.lock().len() as u64 * 4;
         stream_frames += extents / 200 + lingering / 400 + nr_grants as u64 / 200;
     }

@@ -24,12 +24,14 @@
 mod block;
 mod error;
 mod list;
+mod retire;
 #[cfg(test)]
 mod tests;
 mod validate;
 
 pub use block::{Block, DomBlock, Scrubbed};
 pub use error::{HeapStats, InsertError, IntoDomainError, IntoDomainRefused, ValidateError};
+pub use retire::Retired;
 
 use crate::frame::{CHUNK_FRAMES, DomId, Mfn, MfnRange, Order};
 use crate::mm::frametable::{
@@ -63,6 +65,8 @@ pub struct Heap {
     nr_at_hand: usize,
     pool: SplitPool,
     map: Option<MapSplits>,
+    /// Frames that somebody has and that must not become free.
+    nr_broken: u64,
 }
 
 impl Heap {
@@ -77,6 +81,7 @@ impl Heap {
             nr_at_hand: 0,
             pool: SplitPool::new(slabs),
             map: None,
+            nr_broken: 0,
         }
     }
 
@@ -524,6 +529,9 @@ impl Heap {
 
     /// Makes pages of a split chunk free that are in no list, all of one class.
     fn free_pages(&mut self, table: &FrameTable, part: Part, class: Class) {
+        if self.nr_broken != 0 {
+            return self.free_pages_but_broken(table, part, class);
+        }
         let range = MfnRange::new(part.mfn(part.first), part.len());
         for (mfn, order) in range.blocks(Order::new(Order::CHUNK.get() - 1)) {
             self.free_block_of_pages(table, mfn, order, class);
@@ -544,6 +552,9 @@ impl Heap {
 
     /// Makes a single page free that is in no list: it stays at hand.
     fn free_page(&mut self, table: &FrameTable, mfn: Mfn, entry: &ChunkEntry, page: &PageInfo, class: Class) {
+        if self.is_broken(page) {
+            return self.retire_freed(table, mfn, class);
+        }
         page.reset(CountFlags::FREE.bits(), None, FREE_AT_HAND);
         entry.set_counts(entry.counts().moved(1, class, Class::Free));
         self.nr_free += 1;

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::frame::{CHUNK_FRAMES, DomId, Mfn, MfnRange, Order};
 use crate::mm::buddy::{
-    Block, DomBlock, Heap, HeapStats, InsertError, IntoDomainRefused, MapSplits, Scrubbed, ValidateError,
+    Block, DomBlock, Heap, HeapStats, InsertError, IntoDomainRefused, MapSplits, Retired, Scrubbed, ValidateError,
 };
 use crate::mm::ledger::Ledger;
 use crate::mm::page_info::{CountFlags, NoPage, PageInfo, PageLookup};
@@ -53,6 +53,16 @@ impl Frames {
     /// See [`FrameTable::claim`].
     pub fn claim(&self, range: MfnRange, owner: DomId) -> Result<(), ClaimError> {
         self.lock().claim(range, owner)
+    }
+
+    /// See [`Heap::retire`].
+    pub fn retire(&self, mfn: Mfn) -> Retired {
+        self.lock().retire(mfn)
+    }
+
+    /// See [`FrameTable::withhold`].
+    pub fn withhold(&self, range: MfnRange, owner: Option<DomId>) -> Result<(), ClaimError> {
+        self.lock().withhold(range, owner)
     }
 
     /// See [`Heap::release`].
@@ -171,6 +181,26 @@ impl LockedFrames<'_> {
         match self.table.claim(self.heap.pool(), range, owner) {
             Err(ClaimError::NoRecords { needed, .. }) if self.heap.reserve_splits(self.table, needed) => {
                 self.table.claim(self.heap.pool(), range, owner)
+            }
+            done => done,
+        }
+    }
+
+    /// See [`Heap::retire`].
+    pub fn retire(&mut self, mfn: Mfn) -> Retired {
+        self.heap.retire(self.table, mfn)
+    }
+
+    /// See [`Heap::nr_broken`].
+    pub fn nr_broken(&self) -> u64 {
+        self.heap.nr_broken()
+    }
+
+    /// See [`FrameTable::withhold`]. Once the heap has memory it provides the page records.
+    pub fn withhold(&mut self, range: MfnRange, owner: Option<DomId>) -> Result<(), ClaimError> {
+        match self.table.withhold(self.heap.pool(), range, owner) {
+            Err(ClaimError::NoRecords { needed, .. }) if self.heap.reserve_splits(self.table, needed) => {
+                self.table.withhold(self.heap.pool(), range, owner)
             }
             done => done,
         }

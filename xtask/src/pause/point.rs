@@ -154,6 +154,7 @@ impl Point {
             accel: Accel::Tcg,
             clock: Clock::Instructions,
             serial: Serial::Pipes,
+            reboots: false,
         };
         let log = paths::log(&format!("pause-{}-{}-{number}", self.series.name(), self.x));
         let outcome = console::attend(&machine, &[], LIMIT, &log, |_| {})?;

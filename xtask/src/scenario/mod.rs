@@ -4,6 +4,7 @@
 
 mod boot;
 mod console;
+mod failure;
 mod grants;
 mod guests;
 mod hostile;
@@ -136,6 +137,7 @@ fn all() -> Vec<Scenario> {
         smp::all(),
         console::all(),
         refusal::all(),
+        failure::all(),
         hostile::all(),
         kexec::all(),
         linux::all(),
@@ -169,6 +171,8 @@ pub struct Scenario {
     pub script: Vec<Act>,
     /// What has to come of it.
     pub expect: Expect,
+    /// The machine boots again after a reset; otherwise that ends it.
+    pub reboots: bool,
     /// Seconds of the host after which it is an ERROR.
     pub limit: Duration,
     /// Left out unless all are wanted, or this one.
@@ -188,6 +192,8 @@ pub struct Expect {
     pub says: Vec<Regex>,
     /// Patterns that no line may match.
     pub never: Vec<Regex>,
+    /// Patterns with a group: what it matches is the same in all lines that match, of which there are two or more.
+    pub same: Vec<Regex>,
     /// Every update finds as much memory claimed as the one before, and as much free as the last one of the same build.
     pub is_steady: bool,
     /// Nanoseconds of each update's pause, from which it may differ by a twentieth.
@@ -206,12 +212,14 @@ impl Scenario {
             way: Way::Qemu,
             boot: Boot::new("exit=qemu"),
             script: Vec::new(),
+            reboots: false,
             expect: Expect {
                 verdict: Verdict::Success,
                 updates: 0,
                 is_onward: false,
                 says: Vec::new(),
                 never: Vec::new(),
+                same: Vec::new(),
                 is_steady: false,
                 pauses: None,
                 lost: Vec::new(),
@@ -320,6 +328,18 @@ impl Scenario {
     /// No line may match.
     pub fn never(mut self, pattern: &str) -> Self {
         self.expect.never.push(regex(pattern));
+        self
+    }
+
+    /// All lines that match say the same in the pattern's group, and there are two or more.
+    pub fn same(mut self, pattern: &str) -> Self {
+        self.expect.same.push(regex(pattern));
+        self
+    }
+
+    /// The machine boots again after a reset.
+    pub fn reboots(mut self) -> Self {
+        self.reboots = true;
         self
     }
 

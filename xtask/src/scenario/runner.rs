@@ -173,6 +173,7 @@ fn play(scenario: &Scenario, log: &std::path::Path, call: &mut String) -> Result
         accel: Accel::Tcg,
         clock: Clock::Instructions,
         serial: Serial::Pipes,
+        reboots: scenario.reboots,
     };
     *call = machine.pasteable();
     console::attend(&machine, &scenario.script, scenario.limit, log, |_| {})
@@ -213,6 +214,16 @@ fn judge(expect: &Expect, guests: u32, outcome: &Outcome) -> (Verdict, Vec<Strin
             .iter()
             .filter(|line| pattern.is_match(line))
             .for_each(|line| blame(Verdict::Failure, format!("a line that must not be: {line}")));
+    }
+    for pattern in &expect.same {
+        let found: Vec<&str> = transcript
+            .lines
+            .iter()
+            .filter_map(|line| pattern.captures(line)?.get(1).map(|group| group.as_str()))
+            .collect();
+        if found.len() < 2 || found.iter().any(|&group| group != found[0]) {
+            blame(Verdict::Failure, format!("not the same, or not there twice: {pattern}: {found:?}"));
+        }
     }
     if let Some(figures) = &expect.pauses {
         pause::faults(figures, &transcript.updates).into_iter().for_each(|f| blame(Verdict::Failure, f));
@@ -280,6 +291,10 @@ mod tests {
         assert_eq!(verdict(scenario().says("region: chosen"), 0, &lines, 33), Verdict::Success);
         assert_eq!(verdict(scenario().says("region: fixed"), 0, &lines, 33), Verdict::Failure);
         assert_eq!(verdict(scenario().never("region: chosen"), 0, &lines, 33), Verdict::Failure);
+        let sums = ["sum 1", "sum 2", "sum 1", "verdict: SUCCESS"];
+        assert_eq!(verdict(scenario().same("sum (.)"), 0, &[sums[0], sums[2], sums[3]], 33), Verdict::Success);
+        assert_eq!(verdict(scenario().same("sum (.)"), 0, &sums, 33), Verdict::Failure);
+        assert_eq!(verdict(scenario().same("sum (.)"), 0, &[sums[0], sums[3]], 33), Verdict::Failure);
         assert_eq!(verdict(scenario().updates(1), 0, &lines, 33), Verdict::Failure);
         assert_eq!(verdict(scenario().verdict(Verdict::Failure), 0, &lines, 33), Verdict::Failure);
     }
