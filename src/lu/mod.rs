@@ -1,6 +1,7 @@
 //! The handover: what the outgoing hypervisor leaves behind and how the incoming one takes it up.
 
 pub mod breadcrumb;
+pub mod history;
 pub mod mfn_list;
 pub mod needs;
 pub mod records;
