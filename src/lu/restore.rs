@@ -10,6 +10,7 @@ mod domain;
 mod grants;
 
 use super::breadcrumb::{self, BreadcrumbError};
+use super::history::History;
 use super::mfn_list::{self, MfnList, MfnListError};
 use super::records::{self, AnyRecord, HostFlags, LuHost, LuTime, Summary};
 use super::report::{self, Report};
@@ -99,6 +100,7 @@ pub struct Incoming {
     modules: Vec<Module>,
     m2p: Vec<Option<Mfn>>,
     saved_log: Option<SavedLog>,
+    history: History,
     report: Report,
 }
 
@@ -130,6 +132,7 @@ impl Incoming {
             modules: Vec::new(),
             m2p: Vec::new(),
             saved_log: None,
+            history: History::default(),
             report: Report::new(summary, region),
             list,
         };
@@ -161,6 +164,9 @@ impl Incoming {
                 }
                 AnyRecord::Log(log) => {
                     self.saved_log = Some(SavedLog { range: log.frames, head: log.head, printed: log.tail });
+                }
+                AnyRecord::History(history) => {
+                    self.history.resume(history.entry, &text(&history.reason.to_vec().map_err(wrong)?));
                 }
                 AnyRecord::Stages(stages) => {
                     for stage in stages.iter() {
@@ -285,7 +291,11 @@ impl Incoming {
         HostParts {
             wallclock: (self.time.wallclock_sec, self.time.wallclock_nsec),
             modules: core::mem::take(&mut self.modules),
-            update: UpdateState::resumed(self.summary.version.update_sequence, &self.host),
+            update: UpdateState::resumed(
+                self.summary.version.update_sequence,
+                &self.host,
+                core::mem::take(&mut self.history),
+            ),
         }
     }
 

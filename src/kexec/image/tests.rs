@@ -241,8 +241,10 @@ fn the_newest_common_stream_version_is_chosen() {
             Err(ImageError::StreamVersion { reads_min: 1, reads_max: 2, writes_min, writes_max })
         );
     }
-    assert_eq!(image.check_features(0b111), Ok(()));
-    assert_eq!(image.check_features(0b110), Err(ImageError::FeaturesMissing { missing: 1 }));
+    // It needs bits 0 and 2.
+    assert_eq!(image.check_features(MachineFeatures::of_note(0b111)), Ok(()));
+    let (offered, missing) = (MachineFeatures::of_note(0b110), MachineFeatures::of_note(1));
+    assert_eq!(image.check_features(offered), Err(ImageError::FeaturesMissing { missing, offered }));
 }
 
 #[test]

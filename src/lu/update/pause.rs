@@ -21,11 +21,9 @@ pub(super) fn pause_and_jump(
     quiesce(host, frame)?;
     let facts = facts(host, paused_tsc);
     let saved = save::save(host, &facts).map_err(Refusal::Save)?;
-    let needs = host.update.lock().staged.as_ref().map(|s| s.needs);
-    if let Err(refusal) = needs.ok_or(Refusal::NoImage).and_then(|needs| fits(host, &needs, &saved.blocks)) {
-        for block in saved.blocks {
-            host.frames.free(block);
-        }
+    let image = host.update.lock().staged.as_ref().map(|s| s.needs);
+    if let Err(refusal) = image.ok_or(Refusal::NoImage).and_then(|image| fits(host, &image, &saved.blocks)) {
+        saved.free(host);
         return Err(refusal);
     }
     let args = {
@@ -58,7 +56,7 @@ fn jump(args: &RelocArgs) -> ! {
 
 /// Brings everything to a boundary from which another build can go on: the running vCPU's state is taken out of the CPU (all
 /// others are at such a boundary, as they left the CPU on their way to a guest), and domains being taken apart are finished, within the deadline.
-fn quiesce(host: &Host, frame: &mut Frame) -> Result<(), Refusal> {
+pub(super) fn quiesce(host: &Host, frame: &mut Frame) -> Result<(), Refusal> {
     let start = tsc::now_ns();
     if let Some(vcpu) = context::save_current(frame) {
         let runnable = vcpu.domain.may_run() && vcpu.state.lock().is_runnable();
@@ -77,7 +75,7 @@ fn quiesce(host: &Host, frame: &mut Frame) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn facts(host: &Host, paused_tsc: u64) -> UpdateFacts {
+pub(super) fn facts(host: &Host, paused_tsc: u64) -> UpdateFacts {
     let u = host.update.lock();
     let mut flags = save::verdict_flags();
     flags.set(HostFlags::FINISH_TYPED, u.finish_typed);

@@ -1,6 +1,7 @@
 //! Why an update does not come about.
 
-use super::super::needs::RegionNeeds;
+use super::super::needs::{Beyond, RegionNeeds};
+use super::super::restore::RestoreError;
 use super::super::save::SaveError;
 use crate::kexec::idmap::IdmapError;
 use crate::kexec::image::ImageError;
@@ -16,6 +17,7 @@ pub enum Refusal {
     NoImage,
     Image { name: String, error: ImageError },
     RegionTooSmall { needs: RegionNeeds, has: u64 },
+    Places(Beyond),
     StreamVersion { error: ImageError },
     CommandLine,
     Mbi(MbiError),
@@ -23,6 +25,7 @@ pub enum Refusal {
     Tables(IdmapError),
     NoMemory,
     Save(SaveError),
+    Unreadable(RestoreError),
     Deadline { ns: u64, what: &'static str },
 }
 
@@ -39,6 +42,7 @@ impl fmt::Display for Refusal {
                     has >> 20
                 )
             }
+            Self::Places(beyond) => write!(f, "{beyond}"),
             Self::StreamVersion { error } => write!(f, "{error}"),
             Self::CommandLine => f.write_str("the command line of the next build is too long"),
             Self::Mbi(e) => write!(f, "boot information: {e}"),
@@ -46,6 +50,7 @@ impl fmt::Display for Refusal {
             Self::Tables(e) => write!(f, "relocation tables: {e}"),
             Self::NoMemory => f.write_str("no memory to stage the image"),
             Self::Save(e) => write!(f, "{e}"),
+            Self::Unreadable(e) => write!(f, "what was saved cannot be read back: {e}"),
             Self::Deadline { ns, what } => write!(f, "not quiet within {} us: {what}", ns / 1000),
         }
     }

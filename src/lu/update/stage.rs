@@ -1,7 +1,7 @@
 //! Staging, while guests run: the image's digest, its entry list, and the tables that the relocation code runs on.
 
 use super::RELOC_VA;
-use super::plan::{choose, plan};
+use super::plan::{Plan, choose, plan};
 use super::refusal::Refusal;
 use crate::cmdline;
 use crate::frame::{Maddr, Mfn, Order};
@@ -16,7 +16,7 @@ use crate::mm::physmem::PhysMem;
 use crate::run::host::Host;
 use crate::x86::directmap::DirectMap;
 use crate::x86::paging;
-use alloc::string::ToString;
+use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -79,31 +79,46 @@ fn check_digest(host: &Host, name: &str, at: Maddr, image: &NextImage<'static>) 
     }
 }
 
-/// Stages the next image, unless it is staged already; false if guests are to run before it goes on.
-pub(super) fn stage_next(host: &Host) -> Result<bool, Refusal> {
+/// A next image with a plan whose digest was found right.
+pub(super) struct Checked {
+    name: String,
+    at: Maddr,
+    pub(super) plan: Plan<'static>,
+}
+
+/// Plans for the next image and checks its digest; `None` if guests are to run before it goes on.
+pub(super) fn check_next(host: &Host) -> Result<Option<Checked>, Refusal> {
     let (name, at, file) = choose(host)?;
     // Between two steps of the digest nothing is planned anew: that takes its time where guests have memory in many pieces.
     let is_checking = host.update.lock().checking.as_ref().is_some_and(|(place, _)| *place == at);
-    let image = if is_checking {
-        NextImage::parse(file).map_err(|error| Refusal::Image { name: name.to_string(), error })?
-    } else {
-        plan(host, &name, file)?.0
-    };
+    let planned = if is_checking { None } else { Some(plan(host, &name, file)?) };
+    let image = NextImage::parse(file).map_err(|error| Refusal::Image { name: name.to_string(), error })?;
     if !check_digest(host, &name, at, &image)? {
-        return Ok(false);
+        return Ok(None);
     }
-    if host.update.lock().staged.as_ref().is_some_and(|s| s.at == at) {
-        return Ok(true);
+    let plan = match planned {
+        Some(plan) => plan,
+        // As things are now.
+        None => plan(host, &name, file)?,
+    };
+    Ok(Some(Checked { name, at, plan }))
+}
+
+/// Stages an image, unless it is staged already.
+pub(super) fn stage(host: &Host, checked: &Checked) -> Result<(), Refusal> {
+    let Checked { name, at, plan: Plan { image, .. } } = checked;
+    if host.update.lock().staged.as_ref().is_some_and(|s| s.at == *at) {
+        return Ok(());
     }
     unstage(host);
     let mut blocks = Vec::new();
-    let result = build_stage(host, &image, at, &mut blocks);
+    let result = build_stage(host, image, *at, &mut blocks);
     match result {
         Ok((kimage, tables, copy)) => {
             let entries = kimage.nr_entries();
             log!("lu", "staged {} from module {name}: {entries} entries", image.version());
-            host.update.lock().staged = Some(Staged { at, needs: *image.needs(), kimage, tables, copy, blocks });
-            Ok(true)
+            host.update.lock().staged = Some(Staged { at: *at, needs: *image.needs(), kimage, tables, copy, blocks });
+            Ok(())
         }
         Err(e) => {
             for block in blocks {
