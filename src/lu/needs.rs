@@ -214,7 +214,10 @@ mod tests {
         assert_eq!(check_places(&IMAGE, &load(992, 500)), Ok(()));
         let beyond = Beyond::Splits { needed: 1001, places: 1000 };
         assert_eq!(check_places(&IMAGE, &load(993, 500)), Err(beyond));
-        assert!(std::format!("{beyond}").contains("1001 chunks of 2 MiB need page records, the next build has places for 1000"));
+        assert!(
+            std::format!("{beyond}")
+                .contains("1001 chunks of 2 MiB need page records, the next build has places for 1000")
+        );
         let beyond = Beyond::StreamFrames { needed: 501, takes: 500 };
         assert_eq!(check_places(&IMAGE, &load(992, 501)), Err(beyond));
         assert!(std::format!("{beyond}").contains("it has 501 frames, the next build takes 500"));

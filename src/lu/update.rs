@@ -244,7 +244,8 @@ fn update(host: &Host, frame: &mut Frame) {
 fn refuse(host: &Host, refusal: &Refusal, pause_ns: u64) {
     let outcome = if matches!(refusal, Refusal::Deadline { .. }) { Outcome::Aborted } else { Outcome::Refused };
     log!("lu", "{}: {refusal}", outcome.word());
-    let to = choose(host).ok().and_then(|(_, _, file)| NextImage::parse(file).ok()).map(|image| name_of(image.version()));
+    let to =
+        choose(host).ok().and_then(|(_, _, file)| NextImage::parse(file).ok()).map(|image| name_of(image.version()));
     let now = tsc::now_ns();
     {
         let mut u = host.update.lock();

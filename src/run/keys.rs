@@ -18,6 +18,7 @@ pub fn command(host: &Host, key: u8) {
         b'h' => update::print_history(host),
         b'c' => create::create_later_domains(host),
         b'd' => domains(host),
+        b'l' => log::list(),
         b'm' => {
             crate::start::print_ledger(host.frames);
             let (used, free) = heap::usage();

@@ -48,8 +48,8 @@ pub use vcpu::{CallbackMasks, Callbacks, LuVcpu, Runstate, VcpuFlags, VcpuPendin
 use crate::frame::Mfn;
 
 use super::stream::{
-    Body, ByteSource, Dest, REC_TYPE_END, REC_TYPE_LIVE_UPDATE, REC_TYPE_OPTIONAL, Reader, Record, RecordError, Sink, StreamError,
-    WriteError, Writer,
+    Body, ByteSource, Dest, REC_TYPE_END, REC_TYPE_LIVE_UPDATE, REC_TYPE_OPTIONAL, Reader, Record, RecordError, Sink,
+    StreamError, WriteError, Writer,
 };
 
 macro_rules! kinds {

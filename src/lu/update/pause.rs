@@ -7,6 +7,7 @@ use super::plan::fits;
 use super::refusal::Refusal;
 use crate::frame::DomId;
 use crate::kexec::reloc::{self, RelocArgs};
+use crate::log;
 use crate::run::host::Host;
 use crate::run::{context, teardown, work};
 use crate::x86::directmap::DirectMap;
@@ -19,6 +20,7 @@ pub(super) fn pause_and_jump(
     paused_tsc: u64,
 ) -> Result<core::convert::Infallible, Refusal> {
     quiesce(host, frame)?;
+    log::cut_listing();
     let facts = facts(host, paused_tsc);
     let saved = save::save(host, &facts).map_err(Refusal::Save)?;
     let image = host.update.lock().staged.as_ref().map(|s| s.needs);
