@@ -23,6 +23,14 @@ pub enum Damage {
     Undigested,
     /// No ELF file at all.
     Garbage,
+    /// A good image that needs a feature that nothing has.
+    Features,
+    /// A good image with three places for page records.
+    Places,
+    /// A good image that takes a stream of two frames.
+    StreamFrames,
+    /// A good image that reads stream versions that nobody writes.
+    StreamVersion,
 }
 
 /// The size of an image slot.
@@ -33,8 +41,18 @@ const MULTIBOOT2_SEARCH_BYTES: usize = 32 * 1024;
 
 impl Damage {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Truncated, Self::Flipped, Self::NotMultiboot2, Self::TooLarge, Self::Undigested, Self::Garbage];
+    pub const ALL: [Self; 10] = [
+        Self::Truncated,
+        Self::Flipped,
+        Self::NotMultiboot2,
+        Self::TooLarge,
+        Self::Undigested,
+        Self::Garbage,
+        Self::Features,
+        Self::Places,
+        Self::StreamFrames,
+        Self::StreamVersion,
+    ];
 
     /// The file that [`make_all`] leaves.
     pub fn file(self) -> PathBuf {
@@ -45,6 +63,10 @@ impl Damage {
             Self::TooLarge => "too-large",
             Self::Undigested => "undigested",
             Self::Garbage => "garbage",
+            Self::Features => "features",
+            Self::Places => "places",
+            Self::StreamFrames => "stream-frames",
+            Self::StreamVersion => "stream-version",
         };
         Path::new(paths::DAMAGED).join(name)
     }
@@ -68,6 +90,10 @@ impl Damage {
                 let place = digest::place(&file)?;
                 file[place.start - 8..place.start].fill(b'x');
             }
+            Self::Features => change_needs(&mut file, 32, &(1u64 << 63 | 1).to_le_bytes())?,
+            Self::Places => change_needs(&mut file, 48, &3u32.to_le_bytes())?,
+            Self::StreamFrames => change_needs(&mut file, 52, &2u32.to_le_bytes())?,
+            Self::StreamVersion => change_needs(&mut file, 12, &[90, 0, 0, 0, 91, 0, 0, 0])?,
             Self::Garbage => file = (0..64 * 1024u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect(),
         }
         Ok(file)
@@ -88,6 +114,20 @@ pub fn make_all() -> Result<()> {
 fn multiboot2_header(file: &[u8]) -> Option<usize> {
     let words = file.len().min(MULTIBOOT2_SEARCH_BYTES) / 8;
     (0..words).map(|word| word * 8).find(|at| file[*at..*at + 4] == MULTIBOOT2_MAGIC.to_le_bytes())
+}
+
+/// Changes a field of the note that says what the image needs, and makes the digest right again.
+fn change_needs(file: &mut [u8], offset: usize, value: &[u8]) -> Result<()> {
+    /// Sizes of name and body, type 2, the owner's name.
+    const HEADER: &[u8] = b"\x06\0\0\0\x38\0\0\0\x02\0\0\0luxen\0\0\0";
+    let mut places = file.windows(HEADER.len()).enumerate().filter(|(_, bytes)| *bytes == HEADER);
+    let (place, _) = places.next().context("the good image has no note of its needs")?;
+    ensure!(places.next().is_none(), "the good image has two notes of its needs");
+    let start = place + HEADER.len() + offset;
+    ensure!(start + value.len() <= file.len(), "the note of its needs is cut off");
+    file[start..start + value.len()].copy_from_slice(value);
+    digest::seal(file)?;
+    Ok(())
 }
 
 /// Adds twice a slot to the memory size of the PT_LOAD segment that ends last.

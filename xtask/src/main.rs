@@ -13,6 +13,7 @@ mod image;
 mod job;
 mod linux;
 mod paths;
+mod planned;
 mod qemu;
 mod report;
 mod run;

@@ -10,6 +10,7 @@ mod hostile;
 mod kexec;
 mod linux;
 mod memory;
+mod plan;
 mod refusal;
 mod region;
 pub mod runner;
@@ -113,6 +114,7 @@ fn all() -> Vec<Scenario> {
         smp::all(),
         console::all(),
         refusal::all(),
+        plan::all(),
         hostile::all(),
         kexec::all(),
         linux::all(),
