@@ -162,6 +162,10 @@ pub fn partial_chunks(claims: impl IntoIterator<Item = MfnRange>) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frame::{DomId, Mfn};
+    use crate::mm::frametable::tests::{TEST_SLAB, machine};
+    use proptest::prelude::*;
+    use std::vec::Vec;
 
     const IMAGE: Needs = Needs {
         page_info_bytes: 32,
@@ -221,5 +225,60 @@ mod tests {
         let beyond = Beyond::StreamFrames { needed: 501, takes: 500 };
         assert_eq!(check_places(&IMAGE, &load(992, 501)), Err(beyond));
         assert!(std::format!("{beyond}").contains("it has 501 frames, the next build takes 500"));
+    }
+
+    const CHUNKS: u64 = 24;
+
+    /// Disjoint ranges of a machine of [`CHUNKS`] chunks, from gaps and lengths; many begin or end with a chunk.
+    fn ranges(steps: &[(u64, u64, bool)]) -> Vec<MfnRange> {
+        let (mut at, end) = (1, CHUNKS * CHUNK_FRAMES);
+        let mut found = Vec::new();
+        for &(gap, len, is_whole) in steps {
+            let start = if is_whole { (at + gap).next_multiple_of(CHUNK_FRAMES) } else { at + gap };
+            let stop = if is_whole { start + CHUNK_FRAMES * len.div_ceil(CHUNK_FRAMES) } else { start + len };
+            if stop > end {
+                break;
+            }
+            found.push(range(start, stop));
+            at = stop;
+        }
+        found
+    }
+
+    fn steps(gap: u64, len: u64) -> impl Strategy<Value = Vec<(u64, u64, bool)>> {
+        proptest::collection::vec((0..gap, 1..len, any::<bool>()), 1..24)
+    }
+
+    proptest! {
+        /// What is planned is what boot takes: with as many splits as were counted no claim wants for one, and none is counted for nothing.
+        #[test]
+        fn claims_need_no_more_splits_than_are_planned(ram in steps(400, 6000), cuts in steps(300, 900), owners: u64) {
+            let ram = ranges(&ram);
+            let is_ram = |cut: &MfnRange| ram.iter().any(|ram| ram.contains_range(*cut));
+            let claims: Vec<MfnRange> = ranges(&cuts).into_iter().filter(is_ram).collect();
+            let partial = partial_chunks(ram.iter().chain(&claims).copied());
+            let load = Load { partial_chunks: partial, ..LOAD };
+            let frames = machine(CHUNKS as usize, load.nr_splits().div_ceil(TEST_SLAB as u64) as usize);
+            let total = frames.stats().nr_unused_splits;
+            let mut most = 0;
+            let mut look = || most = most.max(total - frames.stats().nr_unused_splits);
+            for range in &ram {
+                frames.lock().init_ram(*range).unwrap();
+                look();
+            }
+            for (n, claim) in claims.iter().enumerate() {
+                prop_assert_eq!(frames.claim(*claim, DomId::new(1 + (owners >> (n % 64) & 1) as u16)), Ok(()));
+                look();
+            }
+            prop_assert!(most <= partial, "{} splits, {} planned", most, partial);
+            // None was counted for nothing: whatever is not one thing from end to end is split, and is a cut chunk.
+            let is_mixed = |chunk: &u64| {
+                let mut states = MfnRange::new(Mfn::new(chunk * CHUNK_FRAMES), CHUNK_FRAMES).iter().map(|mfn| frames.state_of(mfn));
+                let first = states.next();
+                states.any(|state| Some(state) != first)
+            };
+            let mixed = (0..CHUNKS).filter(is_mixed).count() as u64;
+            prop_assert!(mixed <= most, "{} splits, {} chunks are mixed", most, mixed);
+        }
     }
 }

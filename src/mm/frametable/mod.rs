@@ -41,7 +41,7 @@ mod frames;
 mod split;
 mod table;
 #[cfg(test)]
-pub(in crate::mm) mod tests;
+pub(crate) mod tests;
 
 pub use chunk::{Chunk, ChunkEntry, Class, Counts, SplitId};
 pub use error::{ClaimError, FrameState, GetPageError, InitError, ReleaseError};
