@@ -15,3 +15,6 @@ pub mod restore;
 pub mod save;
 #[cfg(target_os = "none")]
 pub mod update;
+
+#[cfg(test)]
+mod golden;

@@ -130,14 +130,15 @@ pub fn print(host: &Host) {
     let [save, relocate, boot, restore, resume] = entry.stages_ns;
     log!(
         "lu",
-        "report {{\"sequence\":{},\"from\":\"{from}\",\"to\":\"{}\",\"pause_ns\":{},\"stages\":{{\"save\":{save},\"relocate\":{relocate},\"boot\":{boot},\"restore\":{restore},\"resume\":{resume}}},\"domains\":{},\"extents\":{},\"pages\":{},\"stream_bytes\":{}}}",
+        "report {{\"sequence\":{},\"from\":\"{from}\",\"to\":\"{}\",\"pause_ns\":{},\"stages\":{{\"save\":{save},\"relocate\":{relocate},\"boot\":{boot},\"restore\":{restore},\"resume\":{resume}}},\"domains\":{},\"extents\":{},\"pages\":{},\"stream_bytes\":{},\"stream_version\":{}}}",
         entry.sequence,
         crate::build::VERSION,
         entry.pause_ns,
         s.nr_domains,
         s.nr_extents,
         s.nr_pages,
-        s.len_bytes
+        s.len_bytes,
+        s.version.stream_version
     );
     host.update.lock().history.add(entry, "");
     let first = !core::mem::replace(&mut host.update.lock().later_created, true);

@@ -29,9 +29,14 @@ pub enum Damage {
     Places,
     /// A good image that takes a stream of two frames.
     StreamFrames,
-    /// A good image that reads stream versions that nobody writes.
-    StreamVersion,
+    /// A good image that says that it reads stream versions from 3 on only.
+    NewerStream,
 }
+
+/// Note type of what an image needs.
+const NOTE_NEEDS: u64 = 2;
+/// Place of the oldest and of the newest stream version that an image reads in that note, 4 bytes each.
+const STREAM_MIN: usize = 12;
 
 /// The size of an image slot.
 const SLOT_BYTES: u64 = 4 << 20;
@@ -51,7 +56,7 @@ impl Damage {
         Self::Features,
         Self::Places,
         Self::StreamFrames,
-        Self::StreamVersion,
+        Self::NewerStream,
     ];
 
     /// The file that [`make_all`] leaves.
@@ -66,7 +71,7 @@ impl Damage {
             Self::Features => "features",
             Self::Places => "places",
             Self::StreamFrames => "stream-frames",
-            Self::StreamVersion => "stream-version",
+            Self::NewerStream => "newer-stream",
         };
         Path::new(paths::DAMAGED).join(name)
     }
@@ -93,7 +98,7 @@ impl Damage {
             Self::Features => change_needs(&mut file, 32, &(1u64 << 63 | 1).to_le_bytes())?,
             Self::Places => change_needs(&mut file, 48, &3u32.to_le_bytes())?,
             Self::StreamFrames => change_needs(&mut file, 52, &2u32.to_le_bytes())?,
-            Self::StreamVersion => change_needs(&mut file, 12, &[90, 0, 0, 0, 91, 0, 0, 0])?,
+            Self::NewerStream => change_needs(&mut file, STREAM_MIN, &[3, 0, 0, 0, 4, 0, 0, 0])?,
             Self::Garbage => file = (0..64 * 1024u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect(),
         }
         Ok(file)
@@ -118,13 +123,9 @@ fn multiboot2_header(file: &[u8]) -> Option<usize> {
 
 /// Changes a field of the note that says what the image needs, and makes the digest right again.
 fn change_needs(file: &mut [u8], offset: usize, value: &[u8]) -> Result<()> {
-    /// Sizes of name and body, type 2, the owner's name.
-    const HEADER: &[u8] = b"\x06\0\0\0\x38\0\0\0\x02\0\0\0luxen\0\0\0";
-    let mut places = file.windows(HEADER.len()).enumerate().filter(|(_, bytes)| *bytes == HEADER);
-    let (place, _) = places.next().context("the good image has no note of its needs")?;
-    ensure!(places.next().is_none(), "the good image has two notes of its needs");
-    let start = place + HEADER.len() + offset;
-    ensure!(start + value.len() <= file.len(), "the note of its needs is cut off");
+    let note = digest::note(file, NOTE_NEEDS)?;
+    ensure!(offset + value.len() <= note.len(), "the note of its needs has {} bytes", note.len());
+    let start = note.start + offset;
     file[start..start + value.len()].copy_from_slice(value);
     digest::seal(file)?;
     Ok(())
@@ -158,6 +159,14 @@ mod tests {
     /// A small image in which everything that is damaged exists: its one segment is a PT_NOTE, so a PT_LOAD is put in front.
     fn image() -> Vec<u8> {
         let mut file = elf_with_note(b"luxen", &[0; 32]);
+        // A second note behind the first: what the image needs.
+        let behind = digest::place(&file).unwrap().end;
+        let needs = [&[6, 0, 0, 0, 48, 0, 0, 0, 2, 0, 0, 0][..], b"luxen\0\0\0", &[1; 48]].concat();
+        let segment_len = (behind - 120 + needs.len()) as u64;
+        file.splice(behind..behind, needs);
+        for place in [96, 104] {
+            file[place..place + 8].copy_from_slice(&segment_len.to_le_bytes());
+        }
         file.resize(file.len().next_multiple_of(8), 0);
         file.extend(MULTIBOOT2_MAGIC.to_le_bytes());
         file.extend([1; 400]);
@@ -196,6 +205,13 @@ mod tests {
         assert!(bad(Damage::TooLarge).len() == good.len());
         assert!(digest::place(&bad(Damage::Undigested)).is_err());
         assert!(digest::place(&bad(Damage::Garbage)).is_err());
+        let newer = bad(Damage::NewerStream);
+        assert!(digest_holds(&newer));
+        let needs = digest::note(&newer, NOTE_NEEDS).unwrap();
+        assert_eq!(newer[needs.clone()][12..20], [3, 0, 0, 0, 4, 0, 0, 0]);
+        let differs: Vec<usize> = (0..newer.len()).filter(|&i| newer[i] != good[i]).collect();
+        let digest = digest::place(&good).unwrap();
+        assert!(differs.iter().all(|i| digest.contains(i) || (needs.start + 12..needs.start + 20).contains(i)));
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod image;
 mod job;
 mod linux;
 mod paths;
+mod pause;
 mod planned;
 mod qemu;
 mod report;
@@ -60,6 +61,18 @@ enum Verb {
     /// A scenario passes if the debug-exit value and the last line agree on the verdict that it expects, and all that it
     /// says about the console holds. No verdict in time is an ERROR, not a failure. Long ones run with --all, or by name.
     QemuTest(scenario::Args),
+    /// Measure, and put the figures beside what they have to reach.
+    #[command(subcommand)]
+    Bench(Bench),
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// What the pause of an update costs, in instructions.
+    ///
+    /// Machines of 512 MiB to 14 GiB with one to 64 guests, each measured twice; a table of every pause by stage, the targets, and pictures under
+    /// target/luxen/bench/.
+    Pause(pause::Args),
 }
 
 fn main() -> ExitCode {
@@ -87,6 +100,7 @@ impl Verb {
             Verb::Run(args) => run::verb(args),
             Verb::Test(args) => check::verb(args),
             Verb::QemuTest(args) => scenario::verb(args),
+            Verb::Bench(Bench::Pause(args)) => pause::verb(&args),
         }
     }
 }

@@ -66,7 +66,7 @@ pub(super) fn settle_all(host: &Host) {
 }
 
 /// About how many frames stream and list will have: what is small is taken as large as it usually is.
-fn stream_frames_of(host: &Host) -> u64 {
+fn stream_frames_of(host: &Host, version: StreamVersion) -> u64 {
     let domains: Vec<_> = host.domains.lock().values().cloned().collect();
     // Of the host, and its history.
     let mut frames = 16 + 8;
@@ -84,13 +84,13 @@ fn stream_frames_of(host: &Host) -> u64 {
         frames += extents / 200 + lingering / 400 + nr_grants as u64 / 200;
         frames += host.evtchn.lock().ports(domain.id).count() as u64 / 200;
     }
-    frames + mfn_list::nr_list_pages(frames)
+    frames + mfn_list::nr_list_pages(version, frames)
 }
 
 /// What the incoming side's boot depends on. The frames of the stream are known only when it is written: until then an
 /// estimate of their number stands for the chunks that they cut, which they mostly share; [`fits`] looks again before the jump.
-fn load_of(host: &Host) -> Load {
-    let stream_frames = stream_frames_of(host);
+fn load_of(host: &Host, version: StreamVersion) -> Load {
+    let stream_frames = stream_frames_of(host, version);
     let partial_chunks = partial_chunks(cuts_of(host)) + stream_frames.div_ceil(8) + 4;
     Load { ram_end: host.memmap.end(), gib_pages: host.features.gib_pages, partial_chunks, stream_frames }
 }
@@ -122,7 +122,7 @@ pub(super) struct Plan<'a> {
     pub(super) image: NextImage<'a>,
     load: Load,
     pub(super) needs: RegionNeeds,
-    stream_version: u32,
+    pub(super) version: StreamVersion,
 }
 
 /// All the checks (I11) but the digest, which takes long: the image is whole, fits slot, machine and region, and reads what is written.
@@ -131,11 +131,27 @@ pub(super) fn plan<'a>(host: &Host, name: &str, file: &'a [u8]) -> Result<Plan<'
     let image = NextImage::parse(file).map_err(refuse)?;
     image.place(host.slot).map_err(refuse)?;
     image.check_features(host.features.offered()).map_err(refuse)?;
-    let writes = StreamVersion::CURRENT.get()..=StreamVersion::CURRENT.get();
-    let stream_version = image.stream_version(writes).map_err(|error| Refusal::StreamVersion { error })?;
-    let load = load_of(host);
+    let version = stream_version(host, &image)?;
+    let load = load_of(host, version);
     let needs = check_load(host, image.needs(), &load)?;
-    Ok(Plan { image, load, needs, stream_version })
+    Ok(Plan { image, load, needs, version })
+}
+
+/// The version that the next stream is written in: the newest that both sides know, or the one that the command line asks for.
+pub(super) fn stream_version(host: &Host, image: &NextImage<'_>) -> Result<StreamVersion, Refusal> {
+    let sequence = host.update.lock().sequence + 1;
+    match host.options.lu_stream.map(|turns| turns.of(sequence)) {
+        None => {
+            let known = StreamVersion::OLDEST.get()..=StreamVersion::CURRENT.get();
+            let newest = image.stream_version(known).map_err(|error| Refusal::StreamVersion { error })?;
+            StreamVersion::try_new(newest)
+        }
+        Some(asked) => StreamVersion::try_new(asked).filter(|_| image.stream_version(asked..=asked).is_ok()),
+    }
+    .ok_or_else(|| Refusal::StreamAsked {
+        asked: host.options.lu_stream.map_or(0, |turns| turns.of(sequence)),
+        reads: (image.needs().stream_min, image.needs().stream_max),
+    })
 }
 
 /// Plans an update and says what comes out, item by item; nothing is staged.
@@ -149,7 +165,7 @@ pub fn plan_only(host: &Host) {
 
 impl Plan<'_> {
     fn print(&self, host: &Host, name: &str, at: Maddr) {
-        let Self { image, load, needs, stream_version } = self;
+        let Self { image, load, needs, version } = self;
         let Needs { stream_min, stream_max, max_splits, max_stream_frames, page_info_bytes, .. } = image.needs();
         let to = image.version();
         let (domains, extents, frames) = carried(host);
@@ -167,7 +183,7 @@ impl Plan<'_> {
         log!("lu", "plan: features: needed {needed}; the machine has {}", host.features.offered());
         log!(
             "lu",
-            "plan: stream: version {stream_version}, it reads {stream_min} to {stream_max}; about {} KiB in {} frames, it takes {max_stream_frames}",
+            "plan: stream: version {version}, it reads {stream_min} to {stream_max}; about {} KiB in {} frames, it takes {max_stream_frames}",
             load.stream_frames * (PAGE_SIZE >> 10),
             load.stream_frames
         );

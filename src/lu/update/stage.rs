@@ -1,5 +1,6 @@
 //! Staging, while guests run: the image's digest, its entry list, and the tables that the relocation code runs on.
 
+use super::super::records::StreamVersion;
 use super::RELOC_VA;
 use super::plan::{Plan, choose, plan};
 use super::refusal::Refusal;
@@ -32,6 +33,8 @@ const MBI_BYTES: usize = 64 << 10;
 pub(super) struct Staged {
     pub(super) at: Maddr,
     pub(super) needs: Needs,
+    /// The version that the stream will be written in.
+    pub(super) version: StreamVersion,
     pub(super) kimage: Kimage,
     pub(super) tables: RelocTables,
     pub(super) copy: Mfn,
@@ -106,7 +109,7 @@ pub(super) fn check_next(host: &Host) -> Result<Option<Checked>, Refusal> {
 
 /// Stages an image, unless it is staged already.
 pub(super) fn stage(host: &Host, checked: &Checked) -> Result<(), Refusal> {
-    let Checked { name, at, plan: Plan { image, .. } } = checked;
+    let Checked { name, at, plan: Plan { image, version, .. } } = checked;
     if host.update.lock().staged.as_ref().is_some_and(|s| s.at == *at) {
         return Ok(());
     }
@@ -116,8 +119,10 @@ pub(super) fn stage(host: &Host, checked: &Checked) -> Result<(), Refusal> {
     match result {
         Ok((kimage, tables, copy)) => {
             let entries = kimage.nr_entries();
-            log!("lu", "staged {} from module {name}: {entries} entries", image.version());
-            host.update.lock().staged = Some(Staged { at: *at, needs: *image.needs(), kimage, tables, copy, blocks });
+            log!("lu", "staged {} from module {name}: {entries} entries, stream version {version}", image.version());
+            let (at, version) = (*at, *version);
+            host.update.lock().staged =
+                Some(Staged { at, needs: *image.needs(), version, kimage, tables, copy, blocks });
             Ok(())
         }
         Err(e) => {

@@ -9,11 +9,10 @@ use super::super::records::{self, Summary};
 use super::super::restore::RestoreError;
 use super::super::save;
 use super::pause::{facts, quiesce};
-use super::plan::{fits, settle_all};
+use super::plan::{Plan, fits, settle_all};
 use super::refusal::Refusal;
 use super::stage::check_next;
 use crate::frame::MfnRange;
-use crate::kexec::image::Needs;
 use crate::log;
 use crate::mm::ledger::Ledger;
 use crate::run::host::Host;
@@ -43,7 +42,7 @@ pub(super) fn run(host: &Host, frame: &mut Frame) {
     let to = checked.plan.image.version().to_string();
     let paused = tsc::rdtsc();
     log::hold();
-    let result = rehearse(host, frame, paused, checked.plan.image.needs());
+    let result = rehearse(host, frame, paused, &checked.plan);
     let resumed = tsc::rdtsc();
     log::release();
     match result {
@@ -62,15 +61,15 @@ fn refuse(host: &Host, refusal: &Refusal) {
     }
 }
 
-fn rehearse(host: &Host, frame: &mut Frame, paused: u64, image: &Needs) -> Result<Rehearsal, Refusal> {
+fn rehearse(host: &Host, frame: &mut Frame, paused: u64, plan: &Plan<'_>) -> Result<Rehearsal, Refusal> {
     quiesce(host, frame)?;
     // What nothing refers to any more is given up by whoever looks next; that is no doing of the save.
     settle_all(host);
     let before = host.frames.ledger();
-    let saved = save::save(host, &facts(host, paused)).map_err(Refusal::Save)?;
+    let saved = save::save(host, &facts(host, plan.version, paused)).map_err(Refusal::Save)?;
     let saved_tsc = tsc::rdtsc();
     let nr_frames = saved.blocks.len();
-    let found = fits(host, image, &saved.blocks).and_then(|()| read_back(host, &saved));
+    let found = fits(host, plan.image.needs(), &saved.blocks).and_then(|()| read_back(host, &saved));
     saved.free(host);
     let ledgers = [before, host.frames.ledger()];
     found.map(|summary| Rehearsal { summary, nr_frames, saved_tsc, ledgers })
@@ -79,11 +78,12 @@ fn rehearse(host: &Host, frame: &mut Frame, paused: u64, image: &Needs) -> Resul
 /// Reads what was saved as the incoming build does, the breadcrumb aside, which the relocation code writes.
 fn read_back(host: &Host, saved: &save::Saved) -> Result<Summary, Refusal> {
     let unreadable = |e| Refusal::Unreadable(RestoreError::Stream(e));
+    let list_is_bad = |e| Refusal::Unreadable(RestoreError::List(e));
     let usable = |range: MfnRange| host.is_ram(range) && !range.overlaps(host.slot);
-    let list = mfn_list::read(&DirectMap, saved.root, host.region.range(), usable)
-        .map_err(|e| Refusal::Unreadable(RestoreError::List(e)))?;
+    let list = mfn_list::read(&DirectMap, saved.root, host.region.range(), usable).map_err(list_is_bad)?;
     let source = list.open(&DirectMap).map_err(unreadable)?;
     let summary = records::validate(records::reader(&source)).map_err(unreadable)?;
+    list.check_version(summary.version.stream_version).map_err(list_is_bad)?;
     let missing = |what| Err(Refusal::Unreadable(RestoreError::Missing { what }));
     if list.frames().count() != saved.blocks.len() {
         return missing("list of all of its frames");

@@ -28,8 +28,8 @@ pub fn all() -> Vec<Scenario> {
             .says("lu: plan: refused: .*[0-9]+ chunks of 2 MiB need page records, the next build has places for 3;"),
         refused("plan-stream-frames", "the next image takes no stream as long as this", Damage::StreamFrames)
             .says("lu: plan: refused: .*it has [0-9]+ frames, the next build takes 2;"),
-        refused("plan-stream-version", "the next image reads no version that is written", Damage::StreamVersion)
-            .says("lu: plan: refused: the image reads stream versions 90 to 91, this hypervisor writes "),
+        refused("plan-stream-version", "the next image reads no version that is written", Damage::NewerStream)
+            .says("lu: plan: refused: the image reads stream versions 3 to 4, this hypervisor writes "),
         Scenario::new("dry-run", "four dry runs under busy guests, then the update itself, then a dry run back")
             .options("liveupdate=32M")
             .modules(job::images())
