@@ -14,6 +14,7 @@ mod job;
 mod linux;
 mod paths;
 mod pause;
+mod planned;
 mod qemu;
 mod report;
 mod run;

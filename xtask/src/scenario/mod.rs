@@ -12,6 +12,7 @@ mod kexec;
 mod linux;
 mod memory;
 mod pause;
+mod plan;
 mod refusal;
 mod region;
 pub mod runner;
@@ -137,6 +138,7 @@ fn all() -> Vec<Scenario> {
         smp::all(),
         console::all(),
         refusal::all(),
+        plan::all(),
         failure::all(),
         hostile::all(),
         kexec::all(),

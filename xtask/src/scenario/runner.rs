@@ -205,6 +205,13 @@ fn judge(expect: &Expect, guests: u32, outcome: &Outcome) -> (Verdict, Vec<Strin
     }
     let faults_in = if expect.is_onward { report::faults_in_row } else { report::faults_in_chain };
     faults_in(&transcript.updates, expect.updates).into_iter().for_each(|f| blame(Verdict::Failure, f));
+    for (number, (planned, used)) in (1..).zip(&transcript.regions) {
+        planned.faults(*used).into_iter().for_each(|f| blame(Verdict::Failure, format!("update {number}: {f}")));
+    }
+    if transcript.regions.len() != transcript.updates.len() {
+        let (said, updates) = (transcript.regions.len(), transcript.updates.len());
+        blame(Verdict::Failure, format!("{said} of {updates} updates say what of the region was planned and used"));
+    }
     for pattern in expect.says.iter().filter(|pattern| !transcript.has(pattern)) {
         blame(Verdict::Failure, format!("no line like: {pattern}"));
     }
