@@ -3,6 +3,7 @@
 //! Every verb works from the repository's root, installs what it needs where it may, and keeps what it makes under
 //! `target/luxen/`: the two kernels, the guests, ISO images, damaged images and `logs/`.
 
+mod bench;
 mod build;
 mod check;
 mod console;
@@ -59,6 +60,11 @@ enum Verb {
     /// A scenario passes if the debug-exit value and the last line agree on the verdict that it expects, and all that it
     /// says about the console holds. No verdict in time is an ERROR, not a failure. Long ones run with --all, or by name.
     QemuTest(scenario::Args),
+    /// Measure the pure code on this machine, beside baselines: claims, free memory, stream, pages, page types, metadata.
+    ///
+    /// Native, release, on one core, several rounds in turn. Prints one table (what, ours, each baseline, ratio, target, met or not) and draws the
+    /// curves into target/luxen/bench. Takes a few minutes and some gibibytes of memory; docs/performance.md tells what the figures mean.
+    Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -86,6 +92,7 @@ impl Verb {
             Verb::Run(args) => run::verb(args),
             Verb::Test(args) => check::verb(args),
             Verb::QemuTest(args) => scenario::verb(args),
+            Verb::Bench(args) => bench::verb(args),
         }
     }
 }
