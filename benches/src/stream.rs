@@ -6,8 +6,8 @@ use crate::memory::Backing;
 use crate::report::{Curve, Row, Target};
 use crc::{CRC_32_ISCSI, Crc, Table};
 use luxen::frame::{Mfn, MfnRange, PAGE_SIZE, Pfn};
-use luxen::lu::mfn_list::{self, nr_list_pages};
-use luxen::lu::records::{AnyRecord, ListWriter, SavedExtent, reader};
+use luxen::lu::mfn_list::{self, Written, nr_list_pages};
+use luxen::lu::records::{AnyRecord, ListWriter, SavedExtent, StreamVersion, reader};
 use luxen::lu::stream::{PagedDest, Writer};
 use luxen::mm::physmem::PhysMem;
 use std::hint::black_box;
@@ -49,7 +49,7 @@ fn one_size(bench: &mut Bench, nr: u64, curves: &mut [Curve; 2], is_last: bool) 
     let list = extents(nr);
     // A header for each of its records, END, and room to spare.
     let nr_pages = (nr * 16).div_ceil(PAGE_SIZE) + nr / 0x1_0000 + 3;
-    let nr_lists = nr_list_pages(nr_pages);
+    let nr_lists = nr_list_pages(StreamVersion::CURRENT, nr_pages);
     let memory = Backing::new(FIRST, nr_pages + nr_lists);
     let source = Backing::new(0, nr_pages);
     let frame = |i: u64| Mfn::new(FIRST + i);
@@ -70,7 +70,8 @@ fn one_size(bench: &mut Bench, nr: u64, curves: &mut [Curve; 2], is_last: bool) 
     };
     let len_bytes = encode()[1] as u64;
     let pages: Vec<Mfn> = (0..len_bytes.div_ceil(PAGE_SIZE)).map(frame).collect();
-    let lists: Vec<Mfn> = (0..nr_list_pages(pages.len() as u64)).map(|i| frame(nr_pages + i)).collect();
+    let lists: Vec<Mfn> =
+        (0..nr_list_pages(StreamVersion::CURRENT, pages.len() as u64)).map(|i| frame(nr_pages + i)).collect();
     let mut writer = Writer::new(PagedDest::new(&memory, {
         let mut pages = pages.iter();
         move || pages.next().copied()
@@ -78,8 +79,14 @@ fn one_size(bench: &mut Bench, nr: u64, curves: &mut [Curve; 2], is_last: bool) 
     let mut out = ListWriter::extents(&mut writer);
     list.iter().for_each(|extent| out.push(extent));
     out.finish().expect("there is room");
-    let crc = writer.finish().expect("there is room").crc;
-    let root = mfn_list::write(&memory, &lists, &pages, len_bytes, crc).expect("the list is right");
+    let finished = writer.finish().expect("there is room");
+    let (_, page_crcs) = writer.into_dest().into_parts();
+    let root = mfn_list::write(
+        &memory,
+        &lists,
+        &Written { version: StreamVersion::CURRENT, pages: &pages, page_crcs: &page_crcs, finished },
+    )
+    .expect("the list is right");
     let expected: u64 = list.iter().map(|e| e.mfns().start() ^ e.nr_frames() << 50).fold(0, |sum, e| sum ^ e);
     let decode = || {
         let (ns, found) = clock.time(|| {

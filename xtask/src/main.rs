@@ -14,6 +14,7 @@ mod image;
 mod job;
 mod linux;
 mod paths;
+mod pause;
 mod qemu;
 mod report;
 mod run;
@@ -60,11 +61,30 @@ enum Verb {
     /// A scenario passes if the debug-exit value and the last line agree on the verdict that it expects, and all that it
     /// says about the console holds. No verdict in time is an ERROR, not a failure. Long ones run with --all, or by name.
     QemuTest(scenario::Args),
-    /// Measure the pure code on this machine, beside baselines: claims, free memory, stream, pages, page types, metadata.
+    /// Measure, and put the figures beside what they have to reach.
     ///
-    /// Native, release, on one core, several rounds in turn. Prints one table (what, ours, each baseline, ratio, target, met or not) and draws the
-    /// curves into target/luxen/bench. Takes a few minutes and some gibibytes of memory; docs/performance.md tells what the figures mean.
-    Bench(bench::Args),
+    /// By itself: the pure code on this machine, beside baselines (claims, free memory, stream, pages, page types, metadata). Native, release, on one
+    /// core, several rounds in turn. Prints one table and draws the curves into target/luxen/bench/. Takes a few minutes and some gibibytes of
+    /// memory; docs/performance.md tells what the figures mean.
+    Bench(Bench),
+}
+
+#[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+struct Bench {
+    #[command(subcommand)]
+    kind: Option<BenchKind>,
+    #[command(flatten)]
+    host: bench::Args,
+}
+
+#[derive(Subcommand)]
+enum BenchKind {
+    /// What the pause of an update costs, in instructions.
+    ///
+    /// Machines of 512 MiB to 14 GiB with one to 64 guests, each measured twice; a table of every pause by stage, the targets, and pictures under
+    /// target/luxen/bench/.
+    Pause(pause::Args),
 }
 
 fn main() -> ExitCode {
@@ -92,7 +112,8 @@ impl Verb {
             Verb::Run(args) => run::verb(args),
             Verb::Test(args) => check::verb(args),
             Verb::QemuTest(args) => scenario::verb(args),
-            Verb::Bench(args) => bench::verb(args),
+            Verb::Bench(Bench { kind: Some(BenchKind::Pause(args)), .. }) => pause::verb(&args),
+            Verb::Bench(Bench { kind: None, host }) => bench::verb(host),
         }
     }
 }

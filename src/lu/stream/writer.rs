@@ -1,6 +1,7 @@
 //! Writing records.
 
-use super::{ByteSource, PagedSource, REC_HEADER_LEN, REC_LENGTH_MAX, REC_TYPE_END, Sink, checksum, each_part, padded};
+use super::crc::{behind, continued, with_zeros};
+use super::{ByteSource, PagedSource, REC_HEADER_LEN, REC_LENGTH_MAX, REC_TYPE_END, Sink, each_part, padded};
 use crate::frame::{Mfn, PAGE_SIZE};
 use crate::mm::physmem::PhysMem;
 use alloc::vec::Vec;
@@ -76,8 +77,13 @@ pub trait Dest: ByteSource {
     /// Replaces bytes that were appended before.
     fn patch(&mut self, at: u64, bytes: &[u8]);
 
-    /// Says that nothing more comes.
-    fn seal(&mut self) {}
+    /// CRC-32C of all bytes, none of which is replaced any more. `crc` is that of the first `len`, which this has returned before.
+    fn crc_on(&mut self, crc: u32, len: u64) -> u32 {
+        continued(crc, self, len, self.len_bytes())
+    }
+
+    /// Says that nothing more comes. `crc` is that of all bytes.
+    fn seal(&mut self, _crc: u32) {}
 }
 
 impl Dest for Vec<u8> {
@@ -98,6 +104,9 @@ pub struct PagedDest<'a, M: ?Sized, F> {
     mem: &'a M,
     supply: F,
     pages: Vec<Mfn>,
+    /// CRC-32C of each whole frame that was asked for, and of all their bytes.
+    page_crcs: Vec<u32>,
+    crc_of_pages: u32,
     len_bytes: u64,
 }
 
@@ -105,7 +114,8 @@ impl<'a, M: PhysMem + ?Sized, F: FnMut() -> Option<Mfn>> PagedDest<'a, M, F> {
     /// An empty stream that takes its frames from `supply`. They must be frames that survive: outside the region and
     /// outside every destination of the next image.
     pub fn new(mem: &'a M, supply: F) -> Self {
-        Self { mem, supply, pages: Vec::new(), len_bytes: 0 }
+        let (pages, page_crcs) = (Vec::new(), Vec::new());
+        Self { mem, supply, pages, page_crcs, crc_of_pages: 0, len_bytes: 0 }
     }
 
     /// The frames taken so far, in the order of the stream.
@@ -116,6 +126,11 @@ impl<'a, M: PhysMem + ?Sized, F: FnMut() -> Option<Mfn>> PagedDest<'a, M, F> {
     /// The frames taken, for the MFN list, or to be given back when the writing failed.
     pub fn into_pages(self) -> Vec<Mfn> {
         self.pages
+    }
+
+    /// The frames, and the CRC-32C of each: whole, zeros behind the stream's end. Of all of them, if [`Writer::finish`] succeeded.
+    pub fn into_parts(self) -> (Vec<Mfn>, Vec<u32>) {
+        (self.pages, self.page_crcs)
     }
 
     fn place(&self, at: u64, bytes: &[u8]) -> bool {
@@ -141,6 +156,9 @@ impl<M: PhysMem + ?Sized, F: FnMut() -> Option<Mfn>> Dest for PagedDest<'_, M, F
         let end = at.checked_add(bytes.len() as u64).ok_or(WriteError::NoPage { at })?;
         while (self.pages.len() as u64) < end.div_ceil(PAGE_SIZE) {
             self.pages.try_reserve(1).map_err(|_| WriteError::NoMemory { at })?;
+            self.page_crcs
+                .try_reserve(self.pages.len() + 1 - self.page_crcs.len())
+                .map_err(|_| WriteError::NoMemory { at })?;
             let mfn = (self.supply)().ok_or(WriteError::NoPage { at })?;
             self.pages.push(mfn);
         }
@@ -150,17 +168,35 @@ impl<M: PhysMem + ?Sized, F: FnMut() -> Option<Mfn>> Dest for PagedDest<'_, M, F
         Ok(())
     }
 
+    fn crc_on(&mut self, crc: u32, len: u64) -> u32 {
+        let (mut crc, mut at) = (crc, len);
+        while at < self.len_bytes {
+            let page_end = (at / PAGE_SIZE + 1) * PAGE_SIZE;
+            let end = page_end.min(self.len_bytes);
+            crc = continued(crc, self, at, end);
+            at = end;
+            if end == page_end {
+                // There is room since the frame was taken.
+                self.page_crcs.push(behind(self.crc_of_pages, crc, PAGE_SIZE));
+                self.crc_of_pages = crc;
+            }
+        }
+        crc
+    }
+
     /// The last frame comes with whatever its last owner left in it. What is behind the stream's end is not read, but it
     /// would be kept over the update, and two runs would differ.
-    fn seal(&mut self) {
-        if let Some(last) = self.pages.last() {
-            let used = self.len_bytes - (self.pages.len() as u64 - 1) * PAGE_SIZE;
+    fn seal(&mut self, crc: u32) {
+        let used = self.len_bytes % PAGE_SIZE;
+        if let Some(last) = self.pages.last().filter(|_| used != 0) {
             self.mem.zero(last.maddr().offset(used), PAGE_SIZE - used);
+            self.page_crcs.push(with_zeros(behind(self.crc_of_pages, crc, used), PAGE_SIZE - used));
         }
     }
 
     fn patch(&mut self, at: u64, bytes: &[u8]) {
         assert!(at + bytes.len() as u64 <= self.len_bytes, "only what was written is replaced");
+        assert!(at / PAGE_SIZE >= self.page_crcs.len() as u64, "what has a checksum is final");
         let placed = self.place(at, bytes);
         assert!(placed, "a byte that was written has a frame");
     }
@@ -186,6 +222,9 @@ pub struct Writer<D> {
     error: Option<WriteError>,
     is_finished: bool,
     nr_records: u64,
+    /// CRC-32C of the first `crc_len` bytes: every byte is read once for it, however often it is asked for.
+    crc: u32,
+    crc_len: u64,
 }
 
 /// What the MFN list has to know of a finished stream.
@@ -200,7 +239,17 @@ pub struct Finished {
 impl<D: Dest> Writer<D> {
     /// A writer that appends to `dest`.
     pub fn new(dest: D) -> Self {
-        Self { dest, buf: [0; BUF_LEN], buf_len: 0, open: None, error: None, is_finished: false, nr_records: 0 }
+        Self {
+            dest,
+            buf: [0; BUF_LEN],
+            buf_len: 0,
+            open: None,
+            error: None,
+            is_finished: false,
+            nr_records: 0,
+            crc: 0,
+            crc_len: 0,
+        }
     }
 
     /// Bytes written so far.
@@ -280,11 +329,24 @@ impl<D: Dest> Writer<D> {
         }
         self.begin(REC_TYPE_END);
         self.close_record()?;
+        let crc = self.crc_so_far()?;
+        self.dest.seal(crc);
+        self.is_finished = true;
+        Ok(Finished { crc, len_bytes: self.dest.len_bytes() })
+    }
+
+    /// CRC-32C of all bytes so far. No record is open.
+    pub(in crate::lu) fn crc_so_far(&mut self) -> Result<u32, WriteError> {
+        self.check()?;
+        if let Some(open) = &self.open {
+            let kind = open.kind;
+            return self.fail(WriteError::StillOpen { kind });
+        }
         self.flush();
         self.check()?;
-        self.dest.seal();
-        self.is_finished = true;
-        Ok(Finished { len_bytes: self.dest.len_bytes(), crc: checksum(&self.dest) })
+        self.crc = self.dest.crc_on(self.crc, self.crc_len);
+        self.crc_len = self.dest.len_bytes();
+        Ok(self.crc)
     }
 
     /// Gives the destination back. What was not flushed by [`Writer::finish`] is lost.

@@ -10,10 +10,12 @@ mod hostile;
 mod kexec;
 mod linux;
 mod memory;
+mod pause;
 mod refusal;
 mod region;
 pub mod runner;
 mod smp;
+mod stream;
 mod update;
 
 use crate::console::Act;
@@ -48,13 +50,16 @@ pub struct Args {
     /// Boot what target/luxen/ has, without compiling
     #[arg(long)]
     no_build: bool,
+    /// Take the pauses that are found as the ones that tests/pause.json holds
+    #[arg(long)]
+    accept: bool,
 }
 
 /// `cargo xtask qemu-test`.
 pub fn verb(args: Args) -> Result<ExitCode> {
     let json = paths::from_caller(args.json)?;
     paths::enter_root()?;
-    let chosen = chosen(args.filter.as_deref(), args.all || args.list);
+    let mut chosen = chosen(args.filter.as_deref(), args.all || args.list);
     if args.list {
         for Scenario { name, purpose, is_extended, .. } in &chosen {
             println!("{name:<28} {purpose}{}", if *is_extended { " (--all)" } else { "" });
@@ -69,7 +74,15 @@ pub fn verb(args: Args) -> Result<ExitCode> {
     setup::ensure(setup::BOOT)?;
     build::all_unless(args.no_build)?;
     prepare(&chosen, args.no_build)?;
+    let held: Vec<&str> = chosen.iter().filter(|s| s.expect.pauses.is_some()).map(|s| s.name).collect();
+    if args.accept {
+        chosen.iter_mut().for_each(|scenario| scenario.expect.pauses = None);
+    }
     let results = runner::run_all(&chosen, args.jobs)?;
+    if args.accept {
+        let good = results.iter().filter(|r| r.verdict == Verdict::Success && held.contains(&r.name.as_str()));
+        pause::accept(good.map(|result| (result.name.clone(), result.pauses_ns.clone())).collect())?;
+    }
     if let Some(json) = json {
         paths::write_json(&json, &results)?;
     }
@@ -81,11 +94,19 @@ pub fn verb(args: Args) -> Result<ExitCode> {
 /// Makes what the scenarios take beside the two builds and the small guests.
 pub fn prepare(scenarios: &[Scenario], no_build: bool) -> Result<()> {
     damage::make_all()?;
-    if scenarios.iter().any(Scenario::has_linux) {
+    let has = |name: &str| scenarios.iter().any(|scenario| scenario.has_module(name));
+    if has(linux_guest::KERNEL) || has(linux_guest::SMALL_KERNEL) {
         linux_guest::ensure(no_build)?;
     }
-    let grub = paths::out(grub_pv::PROGRAM);
-    if scenarios.iter().any(|scenario| scenario.boot.modules.iter().any(|module| module.file == grub)) {
+    let (first_stream, _) = build::FIRST_STREAM;
+    let from_first = scenarios.iter().any(|scenario| scenario.boot.kernel == paths::out(first_stream));
+    if !no_build && (from_first || has(first_stream)) {
+        build::kernel(build::FIRST_STREAM)?;
+    }
+    if has(linux_guest::SMALL_KERNEL) {
+        linux_guest::ensure_small(no_build)?;
+    }
+    if has(grub_pv::PROGRAM) {
         grub_pv::make()?;
     }
     Ok(())
@@ -107,9 +128,11 @@ fn all() -> Vec<Scenario> {
         boot::all(),
         region::all(),
         update::all(),
+        stream::all(),
         guests::all(),
         grants::all(),
         memory::all(),
+        pause::all(),
         smp::all(),
         console::all(),
         refusal::all(),
@@ -159,12 +182,16 @@ pub struct Expect {
     pub verdict: Verdict,
     /// Updates reported.
     pub updates: u32,
+    /// There are more than two builds: an update need not go back to where the one before came from.
+    pub is_onward: bool,
     /// Patterns that some line has to match.
     pub says: Vec<Regex>,
     /// Patterns that no line may match.
     pub never: Vec<Regex>,
     /// Every update finds as much memory claimed as the one before, and as much free as the last one of the same build.
     pub is_steady: bool,
+    /// Nanoseconds of each update's pause, from which it may differ by a twentieth.
+    pub pauses: Option<Vec<u64>>,
     /// Domain numbers of guests that need not give a verdict of success: they are the ones that misbehave.
     pub lost: Vec<u32>,
 }
@@ -182,9 +209,11 @@ impl Scenario {
             expect: Expect {
                 verdict: Verdict::Success,
                 updates: 0,
+                is_onward: false,
                 says: Vec::new(),
                 never: Vec::new(),
                 is_steady: false,
+                pauses: None,
                 lost: Vec::new(),
             },
             limit: Duration::from_secs(180),
@@ -202,6 +231,12 @@ impl Scenario {
     pub fn grub(mut self) -> Self {
         self.way = Way::Grub;
         self.limit += Duration::from_secs(60);
+        self
+    }
+
+    /// Boots another build than `luxen`.
+    pub fn kernel(mut self, name: &str) -> Self {
+        self.boot.kernel = paths::out(name);
         self
     }
 
@@ -270,6 +305,12 @@ impl Scenario {
         self
     }
 
+    /// The updates go through more than two builds.
+    pub fn onward(mut self) -> Self {
+        self.expect.is_onward = true;
+        self
+    }
+
     /// Some line has to match.
     pub fn says(mut self, pattern: &str) -> Self {
         self.expect.says.push(regex(pattern));
@@ -285,6 +326,12 @@ impl Scenario {
     /// Nobody gains or loses memory from one update to the next.
     pub fn steady_memory(mut self) -> Self {
         self.expect.is_steady = true;
+        self
+    }
+
+    /// The pauses have to be what they were.
+    pub fn holds_pauses(mut self, figures_ns: Vec<u64>) -> Self {
+        self.expect.pauses = Some(figures_ns);
         self
     }
 
@@ -306,10 +353,10 @@ impl Scenario {
         self
     }
 
-    /// True if a Linux guest's files have to be there.
-    pub fn has_linux(&self) -> bool {
-        let kernel = paths::out(linux_guest::KERNEL);
-        self.boot.modules.iter().any(|module| module.file == kernel)
+    /// True if a file of target/luxen/ is among the modules.
+    fn has_module(&self, name: &str) -> bool {
+        let file = paths::out(name);
+        self.boot.modules.iter().any(|module| module.file == file)
     }
 
     /// May take this many seconds.
