@@ -12,6 +12,7 @@ mod grub_pv;
 mod image;
 mod job;
 mod linux;
+mod lu;
 mod paths;
 mod qemu;
 mod report;
@@ -19,6 +20,7 @@ mod run;
 mod scenario;
 mod setup;
 mod step;
+mod stop;
 mod symbols;
 mod transcript;
 
@@ -59,6 +61,10 @@ enum Verb {
     /// A scenario passes if the debug-exit value and the last line agree on the verdict that it expects, and all that it
     /// says about the console holds. No verdict in time is an ERROR, not a failure. Long ones run with --all, or by name.
     QemuTest(scenario::Args),
+    /// Take apart what crosses an update.
+    ///
+    /// By a decoder that is written from docs/handover.md alone. `run --save-stream` captures.
+    Lu(lu::Args),
 }
 
 fn main() -> ExitCode {
@@ -86,6 +92,7 @@ impl Verb {
             Verb::Run(args) => run::verb(args),
             Verb::Test(args) => check::verb(args),
             Verb::QemuTest(args) => scenario::verb(args),
+            Verb::Lu(args) => lu::verb(args),
         }
     }
 }

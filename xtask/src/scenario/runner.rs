@@ -168,6 +168,7 @@ fn play(scenario: &Scenario, log: &std::path::Path, call: &mut String) -> Result
         accel: Accel::Tcg,
         clock: Clock::Instructions,
         serial: Serial::Pipes,
+        inspect: None,
     };
     *call = machine.pasteable();
     console::attend(&machine, &scenario.script, scenario.limit, log, |_| {})
