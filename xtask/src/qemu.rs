@@ -103,7 +103,7 @@ impl Machine {
             }
         }
         add(&["-serial", "chardev:com1"]);
-        if !self.inspect.as_ref().is_some_and(|inspect| inspect.stays) {
+        if !self.stays() {
             add(&["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
         }
         if let Some(inspect) = &self.inspect {
@@ -113,7 +113,7 @@ impl Machine {
                 add(&[option, &format!("chardev:{name}")]);
             }
             add(&["-S"]);
-            if inspect.stays {
+            if self.stays() {
                 add(&["-no-shutdown"]);
             }
         }
@@ -138,6 +138,11 @@ impl Machine {
             }
         }
         args
+    }
+
+    /// True if it does not go away by itself.
+    pub fn stays(&self) -> bool {
+        self.inspect.as_ref().is_some_and(|inspect| inspect.stays)
     }
 
     /// The call, ready to be started from the repository's root.

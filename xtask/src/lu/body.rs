@@ -46,11 +46,6 @@ impl Decoded {
             _ => &[],
         }
     }
-
-    /// True if the bit of that name is set in `flags`.
-    pub fn has_flag(&self, name: &str) -> bool {
-        has_flag(&self.fields, name)
-    }
 }
 
 /// A field's number; 0 if it has none.

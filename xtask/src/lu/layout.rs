@@ -138,8 +138,7 @@ pub const OPTIONAL: u32 = 1 << 31;
 /// Bit 30 of a type: it exists only in live-update streams.
 pub const LIVE_UPDATE: u32 = 1 << 30;
 
-/// Types that something here asks for.
-#[expect(missing_docs, reason = "the names are the specification's")]
+/// Types that something here asks for, by the specification's names.
 pub mod kind {
     pub const END: u32 = 0;
     pub const X86_PV_INFO: u32 = 2;

@@ -19,6 +19,7 @@ pub mod rule;
 pub mod stream;
 pub mod summary;
 mod value;
+pub mod xen;
 
 use anyhow::{Context, Result, bail, ensure};
 use capture::About;

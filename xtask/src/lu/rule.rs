@@ -3,9 +3,8 @@
 use serde::{Serialize, Serializer};
 use std::fmt;
 
-/// A rule of the specification.
+/// A rule of the specification, which says what the names mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "the names are the specification's, which says what they mean")]
 pub enum Rule {
     List(ListRule),
     Stream(StreamRule),
@@ -17,7 +16,6 @@ macro_rules! rules {
     ($(#[$doc:meta])* $name:ident: $($rule:ident)*) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-        #[expect(missing_docs, reason = "the names are the specification's, which says what they mean")]
         pub enum $name { $($rule),* }
     };
 }

@@ -25,6 +25,8 @@ pub struct Summary {
     pub nr_extents: u64,
     /// Frames in them.
     pub nr_frames: u64,
+    /// Frames that domains have given up and that are still theirs.
+    pub nr_lingering: u64,
     /// The domains, in the order of the stream.
     pub domains: Vec<Domain>,
 }
@@ -60,6 +62,7 @@ impl Summary {
             skipped: stream.skipped,
             nr_extents: 0,
             nr_frames: 0,
+            nr_lingering: 0,
             domains: Vec::new(),
         };
         for record in &stream.records {
@@ -91,6 +94,7 @@ impl Summary {
                 }
                 kind::LU_GRANTS => domain.others.extend(record.list("frames").iter().filter_map(Value::number)),
                 kind::LU_LINGERING => {
+                    summary.nr_lingering += record.list("frames").len() as u64;
                     let frames = record.list("frames").iter().filter_map(|item| match item {
                         Value::Map(map) => Some(body::number(map, "mfn")),
                         _ => None,

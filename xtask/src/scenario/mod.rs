@@ -2,10 +2,12 @@
 //!
 //! A scenario is data; the files beside this one hold them by theme. [`runner`] makes machines of them.
 
+pub mod at_jump;
 mod boot;
 mod console;
 mod grants;
 mod guests;
+mod handover;
 mod hostile;
 mod kexec;
 mod linux;
@@ -20,9 +22,11 @@ use crate::console::Act;
 use crate::image::{Boot, Module};
 use crate::job::Guest;
 use crate::linux as linux_guest;
+use crate::lu::xen;
 use crate::report::Verdict;
 use crate::{build, damage, grub_pv, paths, setup};
 use anyhow::{Result, ensure};
+use at_jump::AtJump;
 use regex::Regex;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -88,6 +92,9 @@ pub fn prepare(scenarios: &[Scenario], no_build: bool) -> Result<()> {
     if has(linux_guest::SMALL_KERNEL) {
         linux_guest::ensure_small(no_build)?;
     }
+    if scenarios.iter().any(|scenario| scenario.at_jump == Some(AtJump::Capture)) {
+        xen::Checker::ensure()?;
+    }
     if has(grub_pv::PROGRAM) {
         grub_pv::make()?;
     }
@@ -118,6 +125,7 @@ fn all() -> Vec<Scenario> {
         refusal::all(),
         hostile::all(),
         kexec::all(),
+        handover::all(),
         linux::all(),
     ];
     themes.into_iter().flatten().collect()
@@ -149,6 +157,8 @@ pub struct Scenario {
     pub script: Vec<Act>,
     /// What has to come of it.
     pub expect: Expect,
+    /// What is done when the machine stands at the jump; nobody stops it there if it is none.
+    pub at_jump: Option<AtJump>,
     /// Seconds of the host after which it is an ERROR.
     pub limit: Duration,
     /// Left out unless all are wanted, or this one.
@@ -190,6 +200,7 @@ impl Scenario {
                 is_steady: false,
                 lost: Vec::new(),
             },
+            at_jump: None,
             limit: Duration::from_secs(180),
             is_extended: false,
         }
@@ -294,6 +305,12 @@ impl Scenario {
     /// The guest with this domain number need not succeed.
     pub fn loses(mut self, domain: u32) -> Self {
         self.expect.lost.push(domain);
+        self
+    }
+
+    /// Stops the machine at its jumps.
+    pub fn at_jump(mut self, what: AtJump) -> Self {
+        self.at_jump = Some(what);
         self
     }
 

@@ -1,5 +1,6 @@
 //! Makes a machine of each scenario, a few at a time, and judges what came of it.
 
+use super::at_jump::{self, Played};
 use super::{Expect, Scenario, Way};
 use crate::console::{self, Act, Outcome};
 use crate::qemu::{self, Accel, Clock, Loader, Machine, Serial};
@@ -134,10 +135,17 @@ fn run_one(scenario: &Scenario) -> ScenarioResult {
     let mut call = String::new();
     let mut shell = None;
     let (verdict, reasons) = match play(scenario, &log, &mut call) {
-        Ok(outcome) => {
+        Ok(Played { outcome, faults, has_verdict }) => {
             shell = outcome.shell;
-            let (verdict, mut reasons) =
-                judge(&scenario.expect, scenario.boot.guest_strings().count() as u32, &outcome);
+            let (mut verdict, mut reasons) = if has_verdict {
+                judge(&scenario.expect, scenario.boot.guest_strings().count() as u32, &outcome)
+            } else {
+                (Verdict::Success, Vec::new())
+            };
+            if !faults.is_empty() {
+                verdict = verdict.max(Verdict::Failure);
+                reasons.extend(faults);
+            }
             if verdict > Verdict::Skip {
                 let lines = &outcome.transcript.lines;
                 reasons.push(format!("the last lines of {}:", log.display()));
@@ -153,7 +161,7 @@ fn run_one(scenario: &Scenario) -> ScenarioResult {
     ScenarioResult { name: scenario.name.to_owned(), verdict, seconds, shell, log, reasons, call }
 }
 
-fn play(scenario: &Scenario, log: &std::path::Path, call: &mut String) -> Result<Outcome> {
+fn play(scenario: &Scenario, log: &std::path::Path, call: &mut String) -> Result<Played> {
     let loader = match scenario.way {
         Way::Grub => {
             let iso = qemu::iso_path(scenario.name);
@@ -170,8 +178,12 @@ fn play(scenario: &Scenario, log: &std::path::Path, call: &mut String) -> Result
         serial: Serial::Pipes,
         inspect: None,
     };
+    if let Some(what) = scenario.at_jump {
+        return at_jump::play(scenario, what, machine, log, call);
+    }
     *call = machine.pasteable();
-    console::attend(&machine, &scenario.script, scenario.limit, log, |_| {})
+    let outcome = console::attend(&machine, &scenario.script, scenario.limit, log, |_| {})?;
+    Ok(Played { outcome, faults: Vec::new(), has_verdict: true })
 }
 
 /// The verdict on a scenario and every reason against it.
