@@ -21,6 +21,9 @@ pub fn decode(layout: &Layout, body: &[u8]) -> Decoded {
     let mut decoded = Decoded::default();
     let Some((head, tail)) = body.split_at_checked(layout.head_len) else {
         decoded.fault(RecordRule::Short, format!("{} bytes of {}", body.len(), layout.head_len));
+        // The fields that are there are looked at all the same.
+        let whole = layout.fields.iter().take_while(|field| field.at + field.len <= body.len()).count();
+        decode_fields(&layout.fields[..whole], body, 0, &mut decoded.fields, &mut decoded.faults);
         return decoded;
     };
     decode_fields(layout.fields, head, 0, &mut decoded.fields, &mut decoded.faults);

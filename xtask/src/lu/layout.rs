@@ -396,7 +396,7 @@ pub const LAYOUTS: &[Layout] = &[
                 16,
                 &[
                     f(0, 4, "entry", Kind::Num),
-                    f(4, 2, "domain", Kind::Num),
+                    f(4, 2, "domain", Kind::Range(0, DOMID_END - 1)),
                     f(6, 1, "reads", Kind::Range(0, 128)),
                     f(7, 1, "writes", Kind::Range(0, 128)),
                     mfn(8, "mfn"),
@@ -413,8 +413,8 @@ pub const LAYOUTS: &[Layout] = &[
                 &[
                     f(0, 4, "handle", Kind::Num),
                     f(4, 4, "entry", Kind::Num),
-                    f(8, 2, "granter", Kind::Num),
-                    f(10, 2, "reserved", Kind::Zero(RecordRule::Reserved)),
+                    f(8, 2, "granter", Kind::Range(0, DOMID_END - 1)),
+                    f(10, 2, "reserved", Kind::Zero(RecordRule::BadValue)),
                     f(
                         12,
                         4,

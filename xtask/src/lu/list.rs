@@ -315,7 +315,7 @@ mod tests {
     }
 
     fn place() -> Place {
-        Place { root: Some(0x800), region: Some(0x400..0x600), ram: Some(vec![0x10..0x9000]) }
+        Place { root: Some(0x800), region: Some(0x400..0x600), ram: Some(Vec::from([0x10..0x5000, 0x5000..0x9000])) }
     }
 
     fn rules(found: &Violations) -> Vec<Rule> {

@@ -1,7 +1,7 @@
 //! Which record may stand where, docs/handover.md §6, and what the records of a domain sum up to.
 
 use super::body;
-use super::layout::{Count, LAYOUTS, Place, kind};
+use super::layout::{Count, LAYOUTS, OPTIONAL, Place, kind};
 use super::rule::{OrderRule, Rule, StreamRule, Violations};
 use super::stream::Record;
 use super::value::Value;
@@ -68,7 +68,8 @@ impl<'a> Order<'a> {
     /// Takes the next record, and tells it whose it is.
     pub fn take(&mut self, mut record: Record, found: &mut Violations) -> Record {
         let mut wrong = |rule, detail: String| found.add(record.offset, Rule::Order(rule), detail);
-        if std::mem::take(&mut self.is_first) && record.kind != kind::LU_VERSION {
+        let is_skipped = record.layout.is_none() && record.kind & OPTIONAL != 0;
+        if !is_skipped && std::mem::take(&mut self.is_first) && record.kind != kind::LU_VERSION {
             wrong(OrderRule::VersionFirst, format!("the first record is {}", record.name()));
         }
         if record.kind == kind::DOMAIN_BEGIN {

@@ -105,10 +105,10 @@ pub fn decode(bytes: &[u8]) -> Stream {
         }
         let record = stream.decode_record(at, kind, body);
         stream.records.push(order.take(record, &mut stream.violations));
-        at = end;
+        let start = std::mem::replace(&mut at, end);
         if kind == kind::END {
             if len != 0 {
-                stream.wrong(at - (end - at), StreamRule::EndNotEmpty, format!("{len} bytes"));
+                stream.wrong(start, StreamRule::EndNotEmpty, format!("{len} bytes"));
             }
             if at != bytes.len() {
                 stream.wrong(at, StreamRule::AfterEnd, format!("{} bytes", bytes.len() - at));
@@ -154,7 +154,7 @@ fn header(bytes: &[u8], at: usize) -> Option<(u32, u32)> {
 /// The version decides which types are known, so it is looked for before anything else.
 fn version_of(bytes: &[u8]) -> u32 {
     match (header(bytes, 0), header(bytes, HEADER_BYTES)) {
-        (Some((kind::LU_VERSION, 4..)), Some((version, _))) => version,
+        (Some((kind::LU_VERSION, 4..)), Some((version, _))) => version.max(1),
         _ => 1,
     }
 }

@@ -16,6 +16,7 @@ mod refusal;
 mod region;
 pub mod runner;
 mod smp;
+mod stream;
 mod update;
 
 use crate::console::Act;
@@ -28,7 +29,7 @@ use crate::{build, damage, grub_pv, paths, setup};
 use anyhow::{Result, ensure};
 use at_jump::AtJump;
 use regex::Regex;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -89,6 +90,10 @@ pub fn prepare(scenarios: &[Scenario], no_build: bool) -> Result<()> {
     if has(linux_guest::KERNEL) || has(linux_guest::SMALL_KERNEL) {
         linux_guest::ensure(no_build)?;
     }
+    let (first_stream, _) = build::FIRST_STREAM;
+    if !no_build && scenarios.iter().any(|scenario| scenario.boots(&paths::out(first_stream))) {
+        build::kernel(build::FIRST_STREAM)?;
+    }
     if has(linux_guest::SMALL_KERNEL) {
         linux_guest::ensure_small(no_build)?;
     }
@@ -117,6 +122,7 @@ fn all() -> Vec<Scenario> {
         boot::all(),
         region::all(),
         update::all(),
+        stream::all(),
         guests::all(),
         grants::all(),
         memory::all(),
@@ -216,6 +222,12 @@ impl Scenario {
     pub fn grub(mut self) -> Self {
         self.way = Way::Grub;
         self.limit += Duration::from_secs(60);
+        self
+    }
+
+    /// Boots another build than `luxen`.
+    pub fn kernel(mut self, name: &str) -> Self {
+        self.boot.kernel = paths::out(name);
         self
     }
 
@@ -330,6 +342,11 @@ impl Scenario {
     fn has_module(&self, name: &str) -> bool {
         let file = paths::out(name);
         self.boot.modules.iter().any(|module| module.file == file)
+    }
+
+    /// True if the file is the kernel or a module.
+    pub fn boots(&self, file: &Path) -> bool {
+        self.boot.kernel == file || self.boot.modules.iter().any(|module| module.file == file)
     }
 
     /// May take this many seconds.

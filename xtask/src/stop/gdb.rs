@@ -180,7 +180,7 @@ fn to_hex(bytes: &[u8]) -> String {
 }
 
 fn from_hex(text: &str) -> Result<Vec<u8>> {
-    ensure!(text.len() % 2 == 0 && text.is_ascii(), "not a row of bytes");
+    ensure!(text.len().is_multiple_of(2) && text.is_ascii(), "not a row of bytes");
     (0..text.len()).step_by(2).map(|at| Ok(u8::from_str_radix(&text[at..at + 2], 16)?)).collect()
 }
 

@@ -5,8 +5,11 @@
 //!                  ^ breakpoint: where is the copy?      breakpoint: here ^
 //! ```
 //!
-//! The machine is started standing still ([`crate::qemu::Inspect`]), QEMU's gdb server stops it, and while it stands its clocks do: it cannot tell. Nothing of
-//! the hypervisor is asked where its things are; the registers that boot/reloc.S documents lead to them.
+//! The machine is started standing still ([`crate::qemu::Inspect`]), and QEMU's gdb server stops it. Nothing of the hypervisor is asked where its things are; the
+//! registers that boot/reloc.S documents lead to them.
+//!
+//! Limitation: with `-icount sleep=off` QEMU takes a CPU that has just stopped for one that sleeps, and moves the virtual clock on to the next timer (up to
+//! 55 ms, the PIT's period) before it notes that the machine stands. So each stop is time that passes, the same in every run; no instruction is executed in it.
 
 pub mod gdb;
 pub mod qmp;
@@ -263,8 +266,8 @@ mod tests {
         let mut bytes = [word(0), word(0)].concat();
         bytes.extend([word(1), word(8 + 4)].concat());
         bytes.extend(b"a=b\0\0\0\0\0");
-        bytes.extend([word(6), word(16 + 2 * 24), word(24), word(0)].concat());
-        for (base, len, kind) in [(0x1000u64, 0x2000u64, 1u32), (0x8000, 0x1000, 2)] {
+        bytes.extend([word(6), word(16 + 3 * 24), word(24), word(0)].concat());
+        for (base, len, kind) in [(0x1000u64, 0x2000u64, 1u32), (0x8000, 0x1000, 2), (0x9000, 0x1000, 1)] {
             bytes.extend(base.to_le_bytes());
             bytes.extend(len.to_le_bytes());
             bytes.extend([word(kind), word(0)].concat());
@@ -277,7 +280,7 @@ mod tests {
 
     #[test]
     fn the_boot_information_tells_command_line_and_ram() {
-        let expected = Told { command_line: "a=b".into(), ram: vec![0x1000..0x3000] };
+        let expected = Told { command_line: "a=b".into(), ram: vec![0x1000..0x3000, 0x9000..0xa000] };
         assert_eq!(told(&mbi()).unwrap(), expected);
     }
 
