@@ -6,11 +6,10 @@ use crate::domain::grant::GrantTables;
 use crate::domain::sched::Scheduler;
 use crate::frame::{DomId, Maddr, Mfn, MfnRange, Order};
 use crate::memmap::MemMap;
-use crate::mm::buddy::Block;
+use crate::mm::buddy::{Block, Scrubbed};
 use crate::mm::frametable::Frames;
 use crate::mm::m2p::M2p;
 use crate::mm::page_info::PageType;
-use crate::mm::physmem::PhysMem;
 use crate::mm::types::{Access, DomainView, Effects, PageTypes, TypeError};
 use crate::region::LuRegion;
 use crate::run::console::ConsoleState;
@@ -192,9 +191,12 @@ impl Host {
 
     /// A zeroed private frame or block, disposable at the next update; `None` without memory.
     pub fn alloc_private(&self, order: Order) -> Option<Block> {
-        let block = self.frames.alloc(order)?;
-        DirectMap.zero(block.mfn().maddr(), order.len_bytes());
-        Some(block)
+        self.alloc_scrubbed(order).map(Scrubbed::into_block)
+    }
+
+    /// A zeroed block that may become a guest's; `None` without memory.
+    pub fn alloc_scrubbed(&self, order: Order) -> Option<Scrubbed> {
+        self.frames.alloc(order).map(|block| block.scrub(&DirectMap))
     }
 
     /// A domain.

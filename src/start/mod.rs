@@ -275,7 +275,7 @@ fn cold(plugged: Plugged, modules: Vec<Module>, given: Given<'_>) -> Result<(), 
             continue;
         }
         let block = frames.alloc(Order::CHUNK).ok_or_else(no_m2p)?;
-        let block = frames.into_domain(block, DomId::XEN).map_err(|_| no_m2p())?;
+        let block = frames.preserve(block).map_err(|_| no_m2p())?;
         M2p::clear_block(&DirectMap, block.mfn());
         blocks.push(Some(block.mfn()));
     }
@@ -283,12 +283,14 @@ fn cold(plugged: Plugged, modules: Vec<Module>, given: Given<'_>) -> Result<(), 
     map_m2p(frames, plugged.own_l4, &m2p)?;
     let no_log = || Fatal::NoMemory { what: "the log" };
     let block = frames.alloc(LOG_ORDER).ok_or_else(no_log)?;
-    let block = frames.into_domain(block, DomId::XEN).map_err(|_| no_log())?;
+    let block = frames.preserve(block).map_err(|_| no_log())?;
     log::move_to(log::Ring::new(log_memory(block.range())), block.range());
     let wallclock = (cmos::unix_seconds(), 0);
     let update = crate::lu::update::UpdateState::cold();
     let host = host::install(make_host(plugged, given, m2p, HostParts { wallclock, modules, update }));
-    if let Some(test) = &host.options.test {
+    crate::lu::update::print_trust(host);
+    // Some tests are for the first update.
+    if let Some(test) = host.options.test.as_ref().filter(|test| !crate::lu::update::is_test(test.as_str())) {
         selftest::run(host, test.as_str());
     }
     create::create_boot_domains(host);

@@ -77,13 +77,13 @@ fn exchange_chunk(
         match alloc_zeroed(host, get.order, limit) {
             Some(block) => blocks.push(block),
             None => {
-                blocks.into_iter().for_each(|block| host.frames.free(block));
+                blocks.into_iter().for_each(|block| host.frames.free(block.into_block()));
                 return Err(Errno::ENOMEM);
             }
         }
     }
     if let Err(e) = give_up_ranges(domain, &ranges, chunks.give * give_up.order.nr_frames()) {
-        blocks.into_iter().for_each(|block| host.frames.free(block));
+        blocks.into_iter().for_each(|block| host.frames.free(block.into_block()));
         return Err(e);
     }
     let mut m = domain.memory.lock();

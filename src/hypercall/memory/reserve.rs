@@ -2,11 +2,10 @@
 
 use super::{Caller, Outcome, Reservation, START_EXTENT_SHIFT, check_own};
 use crate::frame::{Mfn, MfnRange, Order, Pfn};
-use crate::mm::buddy::Block;
+use crate::mm::buddy::Scrubbed;
 use crate::mm::extents::has_numbers;
 use crate::mm::m2p;
 use crate::mm::page_info::{NoPage, PageLookup};
-use crate::mm::physmem::PhysMem;
 use crate::run::domain::{Domain, DomainMemory};
 use crate::run::guest_mem::GuestMem;
 use crate::run::host::{Host, host};
@@ -67,11 +66,9 @@ pub fn reserve(c: &Caller<'_>, memory: &GuestMem<'_, DirectMap>, kind: u64, star
     Outcome::Done(i)
 }
 
-/// A zeroed block of the hypervisor's own, all of it below the frame number `limit` if there is one.
-pub fn alloc_zeroed(host: &Host, order: Order, limit: Option<u64>) -> Option<Block> {
-    let block = host.frames.alloc_below(order, limit.unwrap_or(u64::MAX))?;
-    DirectMap.zero(block.mfn().maddr(), order.len_bytes());
-    Some(block)
+/// A zeroed block that may become a guest's, all of it below the frame number `limit` if there is one.
+pub fn alloc_zeroed(host: &Host, order: Order, limit: Option<u64>) -> Option<Scrubbed> {
+    host.frames.alloc_below(order, limit.unwrap_or(u64::MAX)).map(|block| block.scrub(&DirectMap))
 }
 
 /// Gives a domain a zeroed block.
@@ -100,7 +97,7 @@ pub fn assign(
     host: &Host,
     domain: &Domain,
     m: &mut DomainMemory,
-    block: Block,
+    block: Scrubbed,
     pfn: Option<Pfn>,
 ) -> Result<Mfn, Errno> {
     let block = match host.frames.into_domain(block, domain.id) {

@@ -23,7 +23,7 @@ pub(super) fn pause_and_jump(
     let staged = host.update.lock().staged.as_ref().map(|s| (s.needs, s.version));
     let (needs, version) = staged.ok_or(Refusal::NoImage)?;
     let saved = save::save(host, &facts(host, version, paused_tsc)).map_err(Refusal::Save)?;
-    if let Err(refusal) = fits(host, &needs, &saved.blocks) {
+    if let Err(refusal) = fits(host, &needs, &saved.blocks).and_then(|()| check_parts(host)) {
         for block in saved.blocks {
             host.frames.free(block);
         }
@@ -47,6 +47,11 @@ pub(super) fn pause_and_jump(
     };
     apic::quiesce();
     jump(&args)
+}
+
+/// The last look at what obeys the list: from here to the jump nothing is written but the breadcrumb.
+fn check_parts(host: &Host) -> Result<(), Refusal> {
+    host.update.lock().staged.as_ref().map_or(Err(Refusal::NoImage), |staged| staged.seal.check_parts(host))
 }
 
 #[expect(unsafe_code, reason = "the point of no return")]

@@ -10,6 +10,7 @@ use crate::log;
 use crate::mm::buddy::Block;
 use crate::run::grants;
 use crate::run::host::Host;
+use crate::trust::Trust;
 use crate::x86::directmap;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -90,10 +91,17 @@ pub(super) fn fits(host: &Host, image: &Needs, stream: &[Block]) -> Result<(), R
     Ok(())
 }
 
-/// All the checks (I11) but the digest, which takes long: the image is whole, fits slot and region, and reads what is written.
+/// Who must have signed a next image.
+pub(super) fn trust(host: &Host) -> Trust {
+    Trust::of(&host.options.lu_key, crate::build::KEY)
+}
+
+/// All the checks (I11) but the digest and the signature's mathematics, which take long: the image is whole, says that somebody trusted has signed it,
+/// fits slot and region, and reads what is written.
 pub(super) fn plan<'a>(host: &Host, name: &str, file: &'a [u8]) -> Result<(NextImage<'a>, RegionNeeds), Refusal> {
     let refuse = |error| Refusal::Image { name: name.to_string(), error };
     let image = NextImage::parse(file).map_err(refuse)?;
+    image.check_signer(&trust(host)).map_err(refuse)?;
     image.place(host.slot).map_err(refuse)?;
     image.check_features(0).map_err(refuse)?;
     stream_version(host, &image)?;
@@ -130,6 +138,7 @@ pub fn plan_only(host: &Host) {
             let has = host.region.len_bytes() >> 10;
             log!("lu", "plan: to {version}, the region has {has} KiB, needed are {}", needs.total() >> 10);
             log!("lu", "plan: {needs}");
+            log!("lu", "plan: {}", trust(host));
         }
         Err(refusal) => log!("lu", "plan: refused: {refusal}"),
     }

@@ -5,7 +5,9 @@ use super::{
     packed,
 };
 use crate::frame::{CHUNK_FRAMES, DomId, Mfn, MfnRange, Order};
-use crate::mm::buddy::{Block, DomBlock, Heap, HeapStats, InsertError, IntoDomainRefused, MapSplits, ValidateError};
+use crate::mm::buddy::{
+    Block, DomBlock, Heap, HeapStats, InsertError, IntoDomainRefused, MapSplits, Scrubbed, ValidateError,
+};
 use crate::mm::ledger::Ledger;
 use crate::mm::page_info::{CountFlags, NoPage, PageInfo, PageLookup};
 
@@ -89,14 +91,19 @@ impl Frames {
     }
 
     /// Gives a block to a domain. See [`Heap::into_domain`].
-    pub fn into_domain(&self, block: Block, owner: DomId) -> Result<DomBlock, IntoDomainRefused> {
+    pub fn into_domain(&self, block: Scrubbed, owner: DomId) -> Result<DomBlock, IntoDomainRefused> {
         self.lock().into_domain(block, owner, CountFlags::empty())
+    }
+
+    /// See [`Heap::preserve`].
+    pub fn preserve(&self, block: Block) -> Result<DomBlock, IntoDomainRefused> {
+        self.lock().preserve(block)
     }
 
     /// Gives a block to a domain, with flags. See [`Heap::into_domain`].
     pub fn into_domain_with(
         &self,
-        block: Block,
+        block: Scrubbed,
         owner: DomId,
         flags: CountFlags,
     ) -> Result<DomBlock, IntoDomainRefused> {
@@ -212,11 +219,16 @@ impl LockedFrames<'_> {
     /// See [`Heap::into_domain`].
     pub fn into_domain(
         &mut self,
-        block: Block,
+        block: Scrubbed,
         owner: DomId,
         flags: CountFlags,
     ) -> Result<DomBlock, IntoDomainRefused> {
         self.heap.into_domain(self.table, block, owner, flags)
+    }
+
+    /// See [`Heap::preserve`].
+    pub fn preserve(&mut self, block: Block) -> Result<DomBlock, IntoDomainRefused> {
+        self.heap.preserve(self.table, block)
     }
 
     /// See [`Heap::free_unreferenced`].

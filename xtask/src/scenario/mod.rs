@@ -12,6 +12,7 @@ mod hostile;
 mod kexec;
 mod linux;
 mod memory;
+mod pause;
 mod refusal;
 mod region;
 pub mod runner;
@@ -29,7 +30,7 @@ use crate::{build, damage, grub_pv, paths, setup};
 use anyhow::{Result, ensure};
 use at_jump::AtJump;
 use regex::Regex;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -53,13 +54,16 @@ pub struct Args {
     /// Boot what target/luxen/ has, without compiling
     #[arg(long)]
     no_build: bool,
+    /// Take the pauses that are found as the ones that tests/pause.json holds
+    #[arg(long)]
+    accept: bool,
 }
 
 /// `cargo xtask qemu-test`.
 pub fn verb(args: Args) -> Result<ExitCode> {
     let json = paths::from_caller(args.json)?;
     paths::enter_root()?;
-    let chosen = chosen(args.filter.as_deref(), args.all || args.list);
+    let mut chosen = chosen(args.filter.as_deref(), args.all || args.list);
     if args.list {
         for Scenario { name, purpose, is_extended, .. } in &chosen {
             println!("{name:<28} {purpose}{}", if *is_extended { " (--all)" } else { "" });
@@ -74,7 +78,15 @@ pub fn verb(args: Args) -> Result<ExitCode> {
     setup::ensure(setup::BOOT)?;
     build::all_unless(args.no_build)?;
     prepare(&chosen, args.no_build)?;
+    let held: Vec<&str> = chosen.iter().filter(|s| s.expect.pauses.is_some()).map(|s| s.name).collect();
+    if args.accept {
+        chosen.iter_mut().for_each(|scenario| scenario.expect.pauses = None);
+    }
     let results = runner::run_all(&chosen, args.jobs)?;
+    if args.accept {
+        let good = results.iter().filter(|r| r.verdict == Verdict::Success && held.contains(&r.name.as_str()));
+        pause::accept(good.map(|result| (result.name.clone(), result.pauses_ns.clone())).collect())?;
+    }
     if let Some(json) = json {
         paths::write_json(&json, &results)?;
     }
@@ -91,7 +103,8 @@ pub fn prepare(scenarios: &[Scenario], no_build: bool) -> Result<()> {
         linux_guest::ensure(no_build)?;
     }
     let (first_stream, _) = build::FIRST_STREAM;
-    if !no_build && scenarios.iter().any(|scenario| scenario.boots(&paths::out(first_stream))) {
+    let from_first = scenarios.iter().any(|scenario| scenario.boot.kernel == paths::out(first_stream));
+    if !no_build && (from_first || has(first_stream)) {
         build::kernel(build::FIRST_STREAM)?;
     }
     if has(linux_guest::SMALL_KERNEL) {
@@ -126,6 +139,7 @@ fn all() -> Vec<Scenario> {
         guests::all(),
         grants::all(),
         memory::all(),
+        pause::all(),
         smp::all(),
         console::all(),
         refusal::all(),
@@ -178,12 +192,16 @@ pub struct Expect {
     pub verdict: Verdict,
     /// Updates reported.
     pub updates: u32,
+    /// There are more than two builds: an update need not go back to where the one before came from.
+    pub is_onward: bool,
     /// Patterns that some line has to match.
     pub says: Vec<Regex>,
     /// Patterns that no line may match.
     pub never: Vec<Regex>,
     /// Every update finds as much memory claimed as the one before, and as much free as the last one of the same build.
     pub is_steady: bool,
+    /// Nanoseconds of each update's pause, from which it may differ by a twentieth.
+    pub pauses: Option<Vec<u64>>,
     /// Domain numbers of guests that need not give a verdict of success: they are the ones that misbehave.
     pub lost: Vec<u32>,
 }
@@ -201,9 +219,11 @@ impl Scenario {
             expect: Expect {
                 verdict: Verdict::Success,
                 updates: 0,
+                is_onward: false,
                 says: Vec::new(),
                 never: Vec::new(),
                 is_steady: false,
+                pauses: None,
                 lost: Vec::new(),
             },
             at_jump: None,
@@ -296,6 +316,12 @@ impl Scenario {
         self
     }
 
+    /// The updates go through more than two builds.
+    pub fn onward(mut self) -> Self {
+        self.expect.is_onward = true;
+        self
+    }
+
     /// Some line has to match.
     pub fn says(mut self, pattern: &str) -> Self {
         self.expect.says.push(regex(pattern));
@@ -311,6 +337,12 @@ impl Scenario {
     /// Nobody gains or loses memory from one update to the next.
     pub fn steady_memory(mut self) -> Self {
         self.expect.is_steady = true;
+        self
+    }
+
+    /// The pauses have to be what they were.
+    pub fn holds_pauses(mut self, figures_ns: Vec<u64>) -> Self {
+        self.expect.pauses = Some(figures_ns);
         self
     }
 
@@ -342,11 +374,6 @@ impl Scenario {
     fn has_module(&self, name: &str) -> bool {
         let file = paths::out(name);
         self.boot.modules.iter().any(|module| module.file == file)
-    }
-
-    /// True if the file is the kernel or a module.
-    pub fn boots(&self, file: &Path) -> bool {
-        self.boot.kernel == file || self.boot.modules.iter().any(|module| module.file == file)
     }
 
     /// May take this many seconds.

@@ -1,7 +1,7 @@
 //! Makes a machine of each scenario, a few at a time, and judges what came of it.
 
 use super::at_jump::{self, Played};
-use super::{Expect, Scenario, Way};
+use super::{Expect, Scenario, Way, pause};
 use crate::console::{self, Act, Outcome};
 use crate::qemu::{self, Accel, Clock, Loader, Machine, Serial};
 use crate::report::{self, Verdict};
@@ -33,6 +33,9 @@ pub struct ScenarioResult {
     /// When a Linux guest's shell was there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shell: Option<console::Shell>,
+    /// How long the guests stood still in each update.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pauses_ns: Vec<u64>,
     /// Where the console is kept.
     pub log: String,
     /// What is wrong, and the last lines of the console.
@@ -134,9 +137,11 @@ fn run_one(scenario: &Scenario) -> ScenarioResult {
     let started = Instant::now();
     let mut call = String::new();
     let mut shell = None;
+    let mut pauses_ns = Vec::new();
     let (verdict, reasons) = match play(scenario, &log, &mut call) {
         Ok(Played { outcome, faults, has_verdict }) => {
             shell = outcome.shell;
+            pauses_ns.extend(outcome.transcript.updates.iter().map(|update| update.pause_ns));
             let (mut verdict, mut reasons) = if has_verdict {
                 judge(&scenario.expect, scenario.boot.guest_strings().count() as u32, &outcome)
             } else {
@@ -158,7 +163,7 @@ fn run_one(scenario: &Scenario) -> ScenarioResult {
     };
     let seconds = (started.elapsed().as_secs_f64() * 10.0).round() / 10.0;
     let log = log.to_string_lossy().into_owned();
-    ScenarioResult { name: scenario.name.to_owned(), verdict, seconds, shell, log, reasons, call }
+    ScenarioResult { name: scenario.name.to_owned(), verdict, seconds, shell, pauses_ns, log, reasons, call }
 }
 
 fn play(scenario: &Scenario, log: &std::path::Path, call: &mut String) -> Result<Played> {
@@ -210,7 +215,8 @@ fn judge(expect: &Expect, guests: u32, outcome: &Outcome) -> (Verdict, Vec<Strin
             blame(Verdict::Error, act.to_string());
         }
     }
-    report::faults_in_chain(&transcript.updates, expect.updates).into_iter().for_each(|f| blame(Verdict::Failure, f));
+    let faults_in = if expect.is_onward { report::faults_in_row } else { report::faults_in_chain };
+    faults_in(&transcript.updates, expect.updates).into_iter().for_each(|f| blame(Verdict::Failure, f));
     for pattern in expect.says.iter().filter(|pattern| !transcript.has(pattern)) {
         blame(Verdict::Failure, format!("no line like: {pattern}"));
     }
@@ -220,6 +226,9 @@ fn judge(expect: &Expect, guests: u32, outcome: &Outcome) -> (Verdict, Vec<Strin
             .iter()
             .filter(|line| pattern.is_match(line))
             .for_each(|line| blame(Verdict::Failure, format!("a line that must not be: {line}")));
+    }
+    if let Some(figures) = &expect.pauses {
+        pause::faults(figures, &transcript.updates).into_iter().for_each(|f| blame(Verdict::Failure, f));
     }
     if expect.is_steady {
         unsteady_memory(&transcript.ledgers, expect.updates).into_iter().for_each(|f| blame(Verdict::Failure, f));

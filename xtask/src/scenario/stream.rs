@@ -26,6 +26,7 @@ pub fn all() -> Vec<Scenario> {
         )
         .kernel(v1)
         .modules([image("luxen"), image("luxen-next")])
+        .onward()
         .says("from luxen 0.1.0-v1, update 1"),
         versions(
             "update-stream-back",
