@@ -13,6 +13,7 @@ mod grub_pv;
 mod image;
 mod job;
 mod linux;
+mod lu;
 mod paths;
 mod pause;
 mod planned;
@@ -23,6 +24,7 @@ mod scenario;
 mod setup;
 mod sign;
 mod step;
+mod stop;
 mod symbols;
 mod transcript;
 
@@ -68,6 +70,10 @@ enum Verb {
     /// A scenario passes if the debug-exit value and the last line agree on the verdict that it expects, and all that it
     /// says about the console holds. No verdict in time is an ERROR, not a failure. Long ones run with --all, or by name.
     QemuTest(scenario::Args),
+    /// Take apart what crosses an update.
+    ///
+    /// By a decoder that is written from docs/handover.md alone. `run --save-stream` captures.
+    Lu(lu::Args),
     /// Measure, and put the figures beside what they have to reach.
     ///
     /// By itself: the pure code on this machine, beside baselines (claims, free memory, stream, pages, page types, metadata). Native, release, on one
@@ -122,6 +128,7 @@ impl Verb {
             Verb::Run(args) => run::verb(args),
             Verb::Test(args) => check::verb(args),
             Verb::QemuTest(args) => scenario::verb(args),
+            Verb::Lu(args) => lu::verb(args),
             Verb::Bench(Bench { kind: Some(BenchKind::Pause(args)), .. }) => pause::verb(&args),
             Verb::Bench(Bench { kind: None, host }) => bench::verb(host),
         }
