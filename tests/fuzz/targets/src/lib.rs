@@ -6,9 +6,11 @@
 pub mod command_line;
 pub mod emulate;
 pub mod guest_kernel;
+pub mod hypercall_arguments;
 pub mod mfn_list;
 pub mod module_string;
 pub mod next_image;
+pub mod page_types;
 pub mod stream;
 
 use core::fmt::{self, Write};
@@ -17,13 +19,15 @@ use core::fmt::{self, Write};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 9] = [
     ("command_line", command_line::run),
     ("emulate", emulate::run),
     ("guest_kernel", guest_kernel::run),
+    ("hypercall_arguments", hypercall_arguments::run),
     ("mfn_list", mfn_list::run),
     ("module_string", module_string::run),
     ("next_image", next_image::run),
+    ("page_types", page_types::run),
     ("stream", stream::run),
 ];
 
