@@ -7,6 +7,7 @@ pub mod command_line;
 pub mod emulate;
 pub mod guest_kernel;
 pub mod hypercall_arguments;
+pub mod memory_map;
 pub mod mfn_list;
 pub mod module_string;
 pub mod next_image;
@@ -19,11 +20,12 @@ use core::fmt::{self, Write};
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     ("command_line", command_line::run),
     ("emulate", emulate::run),
     ("guest_kernel", guest_kernel::run),
     ("hypercall_arguments", hypercall_arguments::run),
+    ("memory_map", memory_map::run),
     ("mfn_list", mfn_list::run),
     ("module_string", module_string::run),
     ("next_image", next_image::run),
