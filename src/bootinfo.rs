@@ -13,6 +13,12 @@ use multiboot2::BootInformation;
 pub const MB2_MAGIC: u32 = 0x36d7_6289;
 /// What eax holds at entry from a Multiboot1 loader.
 pub const MB1_MAGIC: u32 = 0x2bad_b002;
+const MB2_TAG_MODULE: u32 = 3;
+const MB2_TAG_MEMORY_MAP: u32 = 6;
+/// Bytes of an entry of a Multiboot2 memory map.
+const MAP_ENTRY_BYTES: u32 = 24;
+/// Bytes of a Multiboot2 tag for a module, and for a memory map, before what they have many of.
+const TAG_FIXED_BYTES: u32 = 16;
 /// Most bytes of the command line.
 pub const MAX_COMMAND_LINE: usize = 2048;
 /// Most bytes of a module's string.
@@ -79,6 +85,18 @@ pub enum BootInfoError {
     },
     /// The information structure is not one.
     Structure,
+    /// A tag of the structure has a size that it cannot have.
+    TagSize {
+        /// Its type: 3 is a module, 6 the memory map.
+        kind: u32,
+        /// Its size in bytes.
+        found: u32,
+    },
+    /// The memory map's entries are not of the size that they have in version 0.
+    EntrySize {
+        /// The size in bytes.
+        found: u32,
+    },
     /// There is no memory map.
     NoMemoryMap,
     /// More entries than fit.
@@ -102,6 +120,10 @@ impl fmt::Display for BootInfoError {
                 )
             }
             Self::Structure => f.write_str("the loader's information structure cannot be read"),
+            Self::TagSize { kind, found } => write!(f, "the loader's tag of type {kind} cannot have {found} bytes"),
+            Self::EntrySize { found } => {
+                write!(f, "the memory map has entries of {found} bytes, {MAP_ENTRY_BYTES} can be read")
+            }
             Self::NoMemoryMap => f.write_str("the loader gave no memory map"),
             Self::TooManyEntries => write!(f, "the memory map has more than {MAX_ENTRIES} entries"),
             Self::TooManyModules => write!(f, "there are more than {MAX_MODULES} modules: give fewer"),
@@ -159,6 +181,7 @@ impl BootInfo {
 
     /// Takes over what a Multiboot2 loader says.
     pub fn read_multiboot2(&mut self, info: &BootInformation<'_>) -> Result<(), BootInfoError> {
+        check_tags(info)?;
         if let Some(tag) = info.command_line_tag() {
             let text = tag.cmdline().map_err(|_| BootInfoError::BadString { module: None })?;
             self.command_line = Text::try_from(text.as_bytes()).ok_or(BootInfoError::BadString { module: None })?;
@@ -211,6 +234,29 @@ impl BootInfo {
         }
         Ok(())
     }
+}
+
+/// Checks what the crate takes for granted when it gives a tag its shape.
+fn check_tags(info: &BootInformation<'_>) -> Result<(), BootInfoError> {
+    for tag in info.tags() {
+        let (kind, found) = (tag.header().typ.into(), tag.header().size);
+        let behind = match kind {
+            MB2_TAG_MODULE | MB2_TAG_MEMORY_MAP => found.checked_sub(TAG_FIXED_BYTES),
+            _ => Some(0),
+        };
+        let bytes = behind.ok_or(BootInfoError::TagSize { kind, found })?;
+        if kind == MB2_TAG_MEMORY_MAP {
+            if !bytes.is_multiple_of(MAP_ENTRY_BYTES) {
+                return Err(BootInfoError::TagSize { kind, found });
+            }
+            // Behind type and size.
+            let found = tag.payload().first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
+            if found != MAP_ENTRY_BYTES {
+                return Err(BootInfoError::EntrySize { found });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Four bytes at an address that may be unaligned; what would lie behind 4 GiB lies at 0.
