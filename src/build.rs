@@ -9,6 +9,8 @@ use crate::mm::page_info::PageInfo;
 /// The name of this build: what the banner shows and the stream carries.
 pub const VERSION: &str = if cfg!(feature = "next") {
     concat!("luxen ", env!("CARGO_PKG_VERSION"), "-b")
+} else if cfg!(feature = "v1") {
+    concat!("luxen ", env!("CARGO_PKG_VERSION"), "-v1")
 } else {
     concat!("luxen ", env!("CARGO_PKG_VERSION"), "-a")
 };

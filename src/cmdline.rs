@@ -9,6 +9,7 @@
 //! | `lu-first=` | milliseconds until the first of them | 500 |
 //! | `lu-every=` | milliseconds from one to the next; 0: as soon as the last is over | 300 |
 //! | `lu-deadline=` | microseconds that the vCPUs have to come to rest | 100000 |
+//! | `lu-stream=` | `<version>[,<version>...]`, stream versions that the updates are written in by turns, from the cold boot on | the newest that the next image reads |
 //! | `finish=` | milliseconds after the last of these updates when the guests are asked to finish | never |
 //! | `exit=` | `qemu`: end the machine with a verdict when all domains are down | stay |
 //! | `expect=` | `refuse`: the updates must be refused | they must succeed |
@@ -33,7 +34,7 @@ use core::fmt;
 use value::{NumberFault, parse_u64};
 
 pub use incoming::{DoesNotFit, write_incoming};
-pub use value::{BadRegionSpec, RegionSpec, ShortText, Size, SpecFault};
+pub use value::{BadRegionSpec, RegionSpec, ShortText, Size, SpecFault, Turns};
 
 /// The longest time that an option may name: a day.
 pub const MAX_DURATION_NS: u64 = 24 * 60 * 60 * 1_000_000_000;
@@ -76,6 +77,8 @@ pub struct Options {
     pub lu_every_ns: u64,
     /// Time that the vCPUs have to come to rest.
     pub lu_deadline_ns: u64,
+    /// The stream versions that the updates are written in, if it is not for the next image to say.
+    pub lu_stream: Option<Turns>,
     /// Time after the last of these updates, or after boot if there are none, when the guests are asked to finish.
     pub finish_ns: Option<u64>,
     /// What happens when all domains are down.
@@ -96,6 +99,7 @@ impl Options {
         lu_first_ns: 500 * NS_PER_MS,
         lu_every_ns: 300 * NS_PER_MS,
         lu_deadline_ns: 100_000 * NS_PER_US,
+        lu_stream: None,
         finish_ns: None,
         exit: Exit::Stay,
         expect: Expect::Success,
@@ -210,7 +214,7 @@ impl<'a> Complaints<'a> {
 type Known = (&'static str, fn(&mut Options, &str) -> Result<(), Why>);
 
 /// All options, in the order of the table above.
-const OPTIONS: [Known; 10] = [
+const OPTIONS: [Known; 11] = [
     ("liveupdate", |o, value| {
         o.liveupdate = RegionSpec::parse(value).map(Some);
         Ok(())
@@ -219,6 +223,7 @@ const OPTIONS: [Known; 10] = [
     ("lu-first", |o, value| put(&mut o.lu_first_ns, duration(value, NS_PER_MS))),
     ("lu-every", |o, value| put(&mut o.lu_every_ns, duration(value, NS_PER_MS))),
     ("lu-deadline", |o, value| put(&mut o.lu_deadline_ns, duration(value, NS_PER_US))),
+    ("lu-stream", |o, value| put(&mut o.lu_stream, turns(value).map(Some))),
     ("finish", |o, value| put(&mut o.finish_ns, duration(value, NS_PER_MS).map(Some))),
     ("exit", |o, value| put(&mut o.exit, one_of(value, "qemu", Exit::Qemu))),
     ("expect", |o, value| put(&mut o.expect, one_of(value, "refuse", Expect::Refuse))),
@@ -296,6 +301,15 @@ fn control_key(value: &str) -> Result<u8, Why> {
         [b'h' | b'i' | b'j' | b'm'] => Err(Why::BadValue { expected }),
         [letter @ b'a'..=b'z'] => Ok(letter & 0x1f),
         _ => Err(Why::BadValue { expected }),
+    }
+}
+
+/// Numbers that take turns.
+fn turns(value: &str) -> Result<Turns, Why> {
+    let expected = "stream versions from 1 to 255 behind commas, eight at the most";
+    match value {
+        "" => Err(Why::NoValue { expected }),
+        _ => Turns::parse(value).ok_or(Why::BadValue { expected }),
     }
 }
 

@@ -18,13 +18,14 @@ fn complaints(line: &str) -> Vec<String> {
 #[test]
 fn every_option_is_understood() {
     let line = " /boot/luxen.elf liveupdate=64M@0x8000000\tlu-updates=6 lu-first=1000 lu-every=0 lu-deadline=0x10 \
-                finish=200 exit=qemu expect=refuse test=relocate-lists conswitch=b ";
+                lu-stream=1,2 finish=200 exit=qemu expect=refuse test=relocate-lists conswitch=b ";
     let expected = Options {
         liveupdate: Ok(Some(RegionSpec { len_bytes: 64 << 20, start: Some(0x800_0000) })),
         lu_updates: 6,
         lu_first_ns: 1_000_000_000,
         lu_every_ns: 0,
         lu_deadline_ns: 16_000,
+        lu_stream: Turns::parse("1,2"),
         finish_ns: Some(200_000_000),
         exit: Exit::Qemu,
         expect: Expect::Refuse,
@@ -80,6 +81,11 @@ fn complaints_say_what_was_found_and_what_to_do() {
         ("lu-deadline=99999999999999999999999", vec!["at most 86400000000 microseconds"]),
         ("lu-updates=4294967296", vec!["at most 4294967295 updates"]),
         ("lu-updates=-1", vec!["`-1`", "a number"]),
+        ("lu-stream=", vec!["lu-stream= has no value", "stream versions"]),
+        ("lu-stream=0", vec!["`0`", "from 1 to 255"]),
+        ("lu-stream=1,256", vec!["`1,256`", "from 1 to 255"]),
+        ("lu-stream=1,,2", vec!["`1,,2`", "behind commas"]),
+        ("lu-stream=1,2,1,2,1,2,1,2,1", vec!["eight at the most"]),
         ("finish", vec!["finish= has no value", "milliseconds"]),
         ("exit=bochs", vec!["`bochs`", "expected qemu"]),
         ("expect=", vec!["expect= has no value", "refuse"]),
@@ -96,6 +102,14 @@ fn complaints_say_what_was_found_and_what_to_do() {
             assert!(found[0].contains(part), "{line}: {}: {part}", found[0]);
         }
     }
+}
+
+#[test]
+fn stream_versions_take_turns() {
+    let turns = |line: &str| options(line).lu_stream.unwrap();
+    assert_eq!([1, 2, 3, 4].map(|turn| turns("lu-stream=1,2").of(turn)), [1, 2, 1, 2]);
+    assert_eq!([1, 2, 9].map(|turn| turns("lu-stream=2").of(turn)), [2, 2, 2]);
+    assert_eq!([8, 9].map(|turn| turns("lu-stream=1,2,3,4,5,6,7,255").of(turn)), [255, 1]);
 }
 
 #[test]

@@ -44,6 +44,35 @@ impl<const N: usize> fmt::Display for ShortText<N> {
     }
 }
 
+/// Small numbers that take turns: `1,2` is 1, 2, 1, 2 and so on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turns {
+    numbers: [u8; Self::MAX],
+    len: usize,
+}
+
+impl Turns {
+    /// The most numbers.
+    pub const MAX: usize = 8;
+
+    /// Numbers from 1 to 255 behind commas.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let mut turns = Self { numbers: [0; Self::MAX], len: 0 };
+        for word in text.split(',') {
+            let number = parse_u64(word).ok().and_then(|number| u8::try_from(number).ok())?;
+            *turns.numbers.get_mut(turns.len)? = Some(number).filter(|&number| number != 0)?;
+            turns.len += 1;
+        }
+        Some(turns)
+    }
+
+    /// The number whose turn it is the `turn`th time; the first time is 1.
+    pub fn of(&self, turn: u64) -> u32 {
+        let index = turn.saturating_sub(1) % self.len as u64;
+        self.numbers[index as usize].into()
+    }
+}
+
 /// A length or an address, printed as one types it: with the largest suffix that loses nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size(

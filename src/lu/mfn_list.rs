@@ -5,12 +5,13 @@
 //!                 +------------------------+   +------------------------+   +------------------+
 //!                 | header, 64 bytes       | ┌►| header, 32 bytes       | ┌►| header           |
 //!                 |   next list page  ─────┼─┘ |   next list page  ─────┼─┘ |   next = 0       |
-//!                 | up to 504 frames       |   | up to 508 frames       |   | the rest, zeros  |
+//!                 | entries, one a frame   |   | entries                |   | the rest, zeros  |
 //!                 +------------------------+   +------------------------+   +------------------+
 //! ```
 //!
 //! The header tells the stream's length and CRC-32C, and the CRC-32C of all list pages, so a stream is believed only when
-//! every bit of it is what was written. Nothing in a list needs memory that is contiguous.
+//! every bit of it is what was written. Nothing in a list needs memory that is contiguous. An entry is a frame number in version 1; in version 2
+//! the CRC-32C of that frame stands beside it, so that a frame that is damaged has a name.
 //!
 //! 1. A list page or stream page is RAM outside the region (I1), is named once, and is not frame 0.
 //! 2. The chain is as long as the number of frames says; each page carries its place in it, so that a loop or a page that
@@ -20,20 +21,20 @@
 //! The outgoing side calls [`write()`] as the last thing before the kimage gets its breadcrumb; the incoming side calls
 //! [`read`] as soon as the breadcrumb was taken. Layout: docs/handover.md. Source: DESIGN §3.4.
 
-use super::stream::{ByteSource, COPY_LEN, PagedSource, StreamError, checksum, digest};
+mod error;
+
+use super::records::StreamVersion;
+use super::stream::{ByteSource, COPY_LEN, Finished, PagedSource, StreamError, checksum, digest, joined, with_zeros};
 use crate::frame::{Mfn, MfnRange, PAGE_SIZE};
 use crate::mm::physmem::PhysMem;
 use alloc::vec::Vec;
-use core::fmt;
+
+pub use error::MfnListError;
 
 /// "LuxenMFN" in the order of the bytes.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"LuxenMFN");
 /// First bytes of a further list page: "LuxenLST".
 pub const NEXT_MAGIC: u64 = u64::from_le_bytes(*b"LuxenLST");
-/// The version written.
-pub const VERSION: u32 = 1;
-/// The oldest version read.
-pub const OLDEST_VERSION: u32 = 1;
 /// Bytes of the root's header as written. A reader takes a longer one, whose further fields it does not know.
 pub const HEADER_LEN: u32 = 64;
 /// The longest root header that is read.
@@ -64,176 +65,45 @@ mod next {
 }
 
 const _: () = assert!(MAGIC == 0x4e46_4d6e_6578_754c && NEXT_MAGIC == 0x5453_4c6e_6578_754c);
-const _: () = assert!(VERSION == 1 && OLDEST_VERSION == 1);
-const _: () = assert!(OLDEST_VERSION == VERSION || OLDEST_VERSION + 1 == VERSION, "I10: this version, the one before");
 const _: () = assert!(HEADER_LEN as u64 == root::RESERVED + 8 && NEXT_HEADER_LEN as u64 == next::RESERVED + 8);
-const _: () = assert!(entries_in_root(HEADER_LEN) == 504 && ENTRIES_IN_NEXT == 508);
-
-const ENTRIES_IN_NEXT: u64 = (PAGE_SIZE - NEXT_HEADER_LEN as u64) / 8;
-
-const fn entries_in_root(header_len: u32) -> u64 {
-    (PAGE_SIZE - header_len as u64) / 8
+/// Bytes of an entry.
+const fn entry_len(version: StreamVersion) -> u64 {
+    match version {
+        StreamVersion::V1 => 8,
+        _ => 16,
+    }
 }
 
-const fn list_pages(nr_pages: u64, header_len: u32) -> u64 {
-    1 + nr_pages.saturating_sub(entries_in_root(header_len)).div_ceil(ENTRIES_IN_NEXT)
+const fn entries_in_root(version: StreamVersion, header_len: u32) -> u64 {
+    (PAGE_SIZE - header_len as u64) / entry_len(version)
+}
+
+const fn entries_in_next(version: StreamVersion) -> u64 {
+    (PAGE_SIZE - NEXT_HEADER_LEN as u64) / entry_len(version)
+}
+
+const _: () = {
+    let (v1, v2) = (StreamVersion::V1, StreamVersion::V2);
+    assert!(entry_len(v1) == 8 && entries_in_root(v1, HEADER_LEN) == 504 && entries_in_next(v1) == 508);
+    assert!(entry_len(v2) == 16 && entries_in_root(v2, HEADER_LEN) == 252 && entries_in_next(v2) == 254);
+};
+
+const fn list_pages(version: StreamVersion, nr_pages: u64, header_len: u32) -> u64 {
+    1 + nr_pages.saturating_sub(entries_in_root(version, header_len)).div_ceil(entries_in_next(version))
 }
 
 /// List pages needed to name `nr_pages` frames, the root included.
-pub const fn nr_list_pages(nr_pages: u64) -> u64 {
-    list_pages(nr_pages, HEADER_LEN)
-}
-
-/// What is wrong with an MFN list, found or to be written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MfnListError {
-    /// The root does not begin with [`MAGIC`].
-    Magic {
-        /// The root page.
-        root: Mfn,
-        /// What it begins with.
-        found: u64,
-    },
-    /// The list is of a version that this build does not read.
-    Version {
-        /// The version found; [`OLDEST_VERSION`] to [`VERSION`] are read.
-        found: u32,
-    },
-    /// The root's header is too short, too long, or not a multiple of 8.
-    HeaderLen {
-        /// The length found.
-        found: u32,
-    },
-    /// The stream is empty or too long.
-    StreamLen {
-        /// The length found.
-        found: u64,
-    },
-    /// The number of frames is not that of the stream's length.
-    PageCount {
-        /// Frames that the stream's length needs.
-        needed: u64,
-        /// Frames found, or given.
-        found: u64,
-    },
-    /// The number of list pages is not that of the number of frames.
-    ListPageCount {
-        /// List pages that the number of frames needs.
-        needed: u64,
-        /// List pages found, or given.
-        found: u64,
-    },
-    /// A reserved field is not zero, or an unused entry.
-    Reserved {
-        /// The list page.
-        page: Mfn,
-        /// Offset in it.
-        offset: u64,
-        /// What is there.
-        found: u64,
-    },
-    /// A further list page does not begin with [`NEXT_MAGIC`].
-    NextMagic {
-        /// The list page.
-        page: Mfn,
-        /// What it begins with.
-        found: u64,
-    },
-    /// A list page is not the one that is due: the chain loops, or was mixed up.
-    Index {
-        /// The list page.
-        page: Mfn,
-        /// Its place in the chain; the root's is 0.
-        due: u64,
-        /// The place noted in it.
-        found: u64,
-    },
-    /// The chain ends too early.
-    ChainShort {
-        /// List pages read.
-        found: u64,
-        /// List pages that there should be.
-        needed: u64,
-    },
-    /// The chain goes on behind its last page.
-    ChainLong {
-        /// The last page.
-        page: Mfn,
-        /// The frame number that it gives as the next.
-        next: u64,
-    },
-    /// A frame number is out of range, or 0.
-    Number {
-        /// Which list page names it.
-        page: Mfn,
-        /// The number.
-        found: u64,
-    },
-    /// A frame lies in the region, where nothing survives.
-    InRegion {
-        /// The frame.
-        mfn: Mfn,
-    },
-    /// A frame is not RAM where the outgoing side may have put something.
-    NotRam {
-        /// The frame, or the first one of a run of which not all are.
-        mfn: Mfn,
-    },
-    /// A frame is named twice.
-    Twice {
-        /// The frame.
-        mfn: Mfn,
-    },
-    /// The list's bytes are not those that were written.
-    Checksum {
-        /// CRC-32C noted in the root.
-        noted: u32,
-        /// CRC-32C of the pages found.
-        found: u32,
-    },
-    /// No memory for the list of frames.
-    NoMemory {
-        /// Frames to be listed.
-        nr_frames: u64,
-    },
-}
-
-impl fmt::Display for MfnListError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::Magic { root, found } => write!(f, "no MFN list in frame {root}: it begins with {found:#x}"),
-            Self::Version { found } => {
-                write!(f, "the MFN list has version {found}, {OLDEST_VERSION} to {VERSION} can be read")
-            }
-            Self::HeaderLen { found } => {
-                write!(f, "the MFN list's header has {found} bytes, {HEADER_LEN} to {HEADER_LEN_MAX} can be read")
-            }
-            Self::StreamLen { found } => write!(f, "a stream of {found} bytes, 1 to {STREAM_LEN_MAX} can be read"),
-            Self::PageCount { needed, found } => write!(f, "{found} frames of stream, its length needs {needed}"),
-            Self::ListPageCount { needed, found } => write!(f, "{found} list pages, the stream needs {needed}"),
-            Self::Reserved { page, offset, found } => {
-                write!(f, "list page {page}: the reserved field at {offset} is {found:#x}")
-            }
-            Self::NextMagic { page, found } => write!(f, "no list page in frame {page}: it begins with {found:#x}"),
-            Self::Index { page, due, found } => write!(f, "list page {page} is number {found}, {due} was due"),
-            Self::ChainShort { found, needed } => write!(f, "the chain has {found} list pages, {needed} are needed"),
-            Self::ChainLong { page, next } => write!(f, "list page {page} is the last, but goes on to {next:#x}"),
-            Self::Number { page, found } => write!(f, "list page {page} names frame {found:#x}, which cannot be"),
-            Self::InRegion { mfn } => write!(f, "frame {mfn} lies in the region"),
-            Self::NotRam { mfn } => write!(f, "frame {mfn} is not RAM"),
-            Self::Twice { mfn } => write!(f, "frame {mfn} is named twice"),
-            Self::Checksum { noted, found } => {
-                write!(f, "the MFN list's checksum is {found:#010x}, noted was {noted:#010x}")
-            }
-            Self::NoMemory { nr_frames } => write!(f, "no memory for a list of {nr_frames} frames"),
-        }
-    }
+pub const fn nr_list_pages(version: StreamVersion, nr_pages: u64) -> u64 {
+    list_pages(version, nr_pages, HEADER_LEN)
 }
 
 /// A list that was read: everything about a stream but its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MfnList {
+    version: StreamVersion,
     pages: Vec<Mfn>,
+    /// CRC-32C of each frame; none in version 1.
+    page_crcs: Vec<u32>,
     list_pages: Vec<Mfn>,
     stream_len_bytes: u64,
     stream_crc: u32,
@@ -260,27 +130,74 @@ impl MfnList {
         self.stream_len_bytes
     }
 
-    /// The stream's bytes, once their checksum was found to be right.
+    /// Its version, which is also that of the stream that it names.
+    pub fn version(&self) -> StreamVersion {
+        self.version
+    }
+
+    /// Whether a stream that says that it is of version `stream` belongs to this list.
+    pub fn check_version(&self, stream: StreamVersion) -> Result<(), MfnListError> {
+        let list = self.version;
+        if list == stream { Ok(()) } else { Err(MfnListError::StreamVersion { list, stream }) }
+    }
+
+    /// The stream's bytes, once their checksums were found to be right.
     pub fn open<'a, M: PhysMem + ?Sized>(&'a self, mem: &'a M) -> Result<PagedSource<'a, M>, StreamError> {
         let source = PagedSource::new(mem, &self.pages, self.stream_len_bytes);
         debug_assert_eq!(source.len_bytes(), self.stream_len_bytes);
-        let found = checksum(&source);
-        if found == self.stream_crc { Ok(source) } else { Err(StreamError::Checksum { noted: self.stream_crc, found }) }
+        let found = if self.page_crcs.is_empty() { checksum(&source) } else { self.check_pages(&source)? };
+        if found != self.stream_crc {
+            return Err(StreamError::Checksum { noted: self.stream_crc, found });
+        }
+        Ok(source.with_crcs(&self.page_crcs))
+    }
+
+    /// Compares the checksum of every frame, and returns that of all bytes.
+    fn check_pages(&self, source: &impl ByteSource) -> Result<u32, StreamError> {
+        let mut crc = checksum(&[][..]);
+        let mut damage = None;
+        let mut nr_damaged = 0;
+        let mut start = 0;
+        for (index, (&mfn, &noted)) in (0..).zip(self.pages.iter().zip(&self.page_crcs)) {
+            let used = (self.stream_len_bytes - start).min(PAGE_SIZE);
+            let part = source.crc(start, start + used);
+            let found = with_zeros(part, PAGE_SIZE - used);
+            if found != noted {
+                nr_damaged += 1;
+                damage.get_or_insert((index, mfn, noted, found));
+            }
+            crc = joined(crc, part, used);
+            start += used;
+        }
+        match damage {
+            Some((index, mfn, noted, found)) => Err(StreamError::Page { index, mfn, noted, found, nr_damaged }),
+            None => Ok(crc),
+        }
     }
 }
 
-/// Writes the list for a stream of `stream_len_bytes` bytes in `pages`, whose CRC-32C is `stream_crc`, to `list_pages`, of
-/// which there are [`nr_list_pages`]. Returns the root, for the breadcrumb.
-pub fn write<M: PhysMem + ?Sized>(
-    mem: &M,
-    list_pages: &[Mfn],
-    pages: &[Mfn],
-    stream_len_bytes: u64,
-    stream_crc: u32,
-) -> Result<Mfn, MfnListError> {
+/// A stream that was written, as its list has to know it.
+#[derive(Clone, Copy, Debug)]
+pub struct Written<'a> {
+    /// In which version.
+    pub version: StreamVersion,
+    /// Its frames, in its order.
+    pub pages: &'a [Mfn],
+    /// CRC-32C of each of them, whole, with zeros behind the stream's end. Version 1 has no place for them.
+    pub page_crcs: &'a [u32],
+    /// Its length and checksum.
+    pub finished: Finished,
+}
+
+/// Writes the list of a stream to `list_pages`, of which there are [`nr_list_pages`]. Returns the root, for the breadcrumb.
+pub fn write<M: PhysMem + ?Sized>(mem: &M, list_pages: &[Mfn], stream: &Written<'_>) -> Result<Mfn, MfnListError> {
+    let &Written { version, pages, page_crcs, finished: Finished { len_bytes, crc } } = stream;
     let nr_pages = pages.len() as u64;
-    check_lengths(stream_len_bytes, nr_pages)?;
-    let needed = nr_list_pages(nr_pages);
+    check_lengths(len_bytes, nr_pages)?;
+    if page_crcs.len() != pages.len() {
+        return Err(MfnListError::CrcCount { found: page_crcs.len() as u64, needed: nr_pages });
+    }
+    let needed = nr_list_pages(version, nr_pages);
     let Some((&root, further)) = list_pages.split_first().filter(|_| list_pages.len() as u64 == needed) else {
         return Err(MfnListError::ListPageCount { needed, found: list_pages.len() as u64 });
     };
@@ -291,38 +208,39 @@ pub fn write<M: PhysMem + ?Sized>(
     runs.check_disjoint()?;
 
     let next_of = |index: usize| list_pages.get(index + 1).map_or(0, |mfn| mfn.get());
-    let (in_root, mut rest) = pages.split_at(pages.len().min(entries_in_root(HEADER_LEN) as usize));
     let put = |page: Mfn, offset: u64, value: u64| mem.write_u64(page.maddr().offset(offset), value);
+    let mut entries = pages.iter().zip(page_crcs);
+    let mut put_entries = |page: Mfn, header_len: u32| {
+        let mut at = u64::from(header_len);
+        let in_page = (PAGE_SIZE - at) / entry_len(version);
+        for (mfn, &page_crc) in entries.by_ref().take(in_page as usize) {
+            put(page, at, mfn.get());
+            if version != StreamVersion::V1 {
+                put(page, at + 8, pair(page_crc, 0));
+            }
+            at += entry_len(version);
+        }
+        mem.zero(page.maddr().offset(at), PAGE_SIZE - at);
+    };
     put(root, root::MAGIC, MAGIC);
-    put(root, root::VERSION_HEADER_LEN, pair(VERSION, HEADER_LEN));
-    put(root, root::STREAM_LEN, stream_len_bytes);
+    put(root, root::VERSION_HEADER_LEN, pair(version.get(), HEADER_LEN));
+    put(root, root::STREAM_LEN, len_bytes);
     put(root, root::NR_PAGES, nr_pages);
-    put(root, root::CRCS, pair(stream_crc, 0));
+    put(root, root::CRCS, pair(crc, 0));
     put(root, root::NEXT, next_of(0));
     put(root, root::NR_LIST_PAGES, needed);
     put(root, root::RESERVED, 0);
-    write_entries(mem, root, HEADER_LEN.into(), in_root);
+    put_entries(root, HEADER_LEN);
     for (index, &page) in further.iter().enumerate() {
-        let (here, behind) = rest.split_at(rest.len().min(ENTRIES_IN_NEXT as usize));
-        rest = behind;
         put(page, next::MAGIC, NEXT_MAGIC);
         put(page, next::INDEX, index as u64 + 1);
         put(page, next::NEXT, next_of(index + 1));
         put(page, next::RESERVED, 0);
-        write_entries(mem, page, NEXT_HEADER_LEN.into(), here);
+        put_entries(page, NEXT_HEADER_LEN);
     }
-    assert!(rest.is_empty(), "the list pages were counted to hold all entries");
-    put(root, root::CRCS, pair(stream_crc, list_checksum(mem, list_pages)));
+    assert!(entries.next().is_none(), "the list pages were counted to hold all entries");
+    put(root, root::CRCS, pair(crc, list_checksum(mem, list_pages)));
     Ok(root)
-}
-
-fn write_entries<M: PhysMem + ?Sized>(mem: &M, page: Mfn, offset: u64, entries: &[Mfn]) {
-    let mut at = offset;
-    for mfn in entries {
-        mem.write_u64(page.maddr().offset(at), mfn.get());
-        at += 8;
-    }
-    mem.zero(page.maddr().offset(at), PAGE_SIZE - at);
 }
 
 /// Reads the list whose root is `root`, and checks all of it. The stream's own bytes are checked by [`MfnList::open`].
@@ -357,17 +275,16 @@ pub fn read<M: PhysMem + ?Sized>(
     if found != MAGIC {
         return Err(MfnListError::Magic { root, found });
     }
-    let (version, header_len) = halves(get(root, root::VERSION_HEADER_LEN));
-    if !(OLDEST_VERSION..=VERSION).contains(&version) {
-        return Err(MfnListError::Version { found: version });
-    }
-    if !(HEADER_LEN..=HEADER_LEN_MAX).contains(&header_len) || !header_len.is_multiple_of(8) {
+    let (number, header_len) = halves(get(root, root::VERSION_HEADER_LEN));
+    let version = StreamVersion::try_new(number).ok_or(MfnListError::Version { found: number })?;
+    let is_whole = u64::from(header_len).is_multiple_of(entry_len(version));
+    if !(HEADER_LEN..=HEADER_LEN_MAX).contains(&header_len) || !is_whole {
         return Err(MfnListError::HeaderLen { found: header_len });
     }
     let stream_len_bytes = get(root, root::STREAM_LEN);
     let nr_pages = get(root, root::NR_PAGES);
     check_lengths(stream_len_bytes, nr_pages)?;
-    let needed = list_pages(nr_pages, header_len);
+    let needed = list_pages(version, nr_pages, header_len);
     let found = get(root, root::NR_LIST_PAGES);
     if found != needed {
         return Err(MfnListError::ListPageCount { needed, found });
@@ -415,19 +332,31 @@ pub fn read<M: PhysMem + ?Sized>(
     reserved(root, root::RESERVED)?;
 
     let mut pages = Vec::new();
+    let mut page_crcs = Vec::new();
     let no_memory = MfnListError::NoMemory { nr_frames: nr_pages };
-    pages.try_reserve_exact(usize::try_from(nr_pages).map_err(|_| no_memory)?).map_err(|_| no_memory)?;
+    let room = usize::try_from(nr_pages).map_err(|_| no_memory)?;
+    pages.try_reserve_exact(room).map_err(|_| no_memory)?;
+    if version != StreamVersion::V1 {
+        page_crcs.try_reserve_exact(room).map_err(|_| no_memory)?;
+    }
     for &page in &chain {
-        let header_len = if page == root { header_len } else { NEXT_HEADER_LEN };
+        let mut at = u64::from(if page == root { header_len } else { NEXT_HEADER_LEN });
         if page != root {
             reserved(page, next::RESERVED)?;
         }
-        for offset in (u64::from(header_len)..PAGE_SIZE).step_by(8) {
-            if (pages.len() as u64) < nr_pages {
-                pages.push(frame(page, get(page, offset))?);
-            } else {
-                reserved(page, offset)?;
+        while at < PAGE_SIZE && (pages.len() as u64) < nr_pages {
+            pages.push(frame(page, get(page, at))?);
+            if version != StreamVersion::V1 {
+                let (crc, zero) = halves(get(page, at + 8));
+                if zero != 0 {
+                    return Err(MfnListError::Reserved { page, offset: at + 12, found: zero.into() });
+                }
+                page_crcs.push(crc);
             }
+            at += entry_len(version);
+        }
+        for offset in (at..PAGE_SIZE).step_by(8) {
+            reserved(page, offset)?;
         }
     }
     let runs = Runs::of(pages.iter().chain(&chain).copied())?;
@@ -435,7 +364,7 @@ pub fn read<M: PhysMem + ?Sized>(
         check_run(run.0, run.1)?;
     }
     runs.check_disjoint()?;
-    Ok(MfnList { pages, list_pages: chain, stream_len_bytes, stream_crc })
+    Ok(MfnList { version, pages, page_crcs, list_pages: chain, stream_len_bytes, stream_crc })
 }
 
 fn check_lengths(stream_len_bytes: u64, nr_pages: u64) -> Result<(), MfnListError> {

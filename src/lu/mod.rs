@@ -14,3 +14,6 @@ pub mod restore;
 pub mod save;
 #[cfg(target_os = "none")]
 pub mod update;
+
+#[cfg(test)]
+mod golden;

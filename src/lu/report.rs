@@ -108,7 +108,7 @@ pub fn print(host: &Host) {
     let s = &r.summary;
     log!(
         "lu",
-        "report {{\"sequence\":{},\"from\":\"{from}\",\"to\":\"{}\",\"pause_ns\":{},\"stages\":{{\"save\":{},\"relocate\":{},\"boot\":{},\"restore\":{},\"resume\":{}}},\"domains\":{},\"extents\":{},\"pages\":{},\"stream_bytes\":{}}}",
+        "report {{\"sequence\":{},\"from\":\"{from}\",\"to\":\"{}\",\"pause_ns\":{},\"stages\":{{\"save\":{},\"relocate\":{},\"boot\":{},\"restore\":{},\"resume\":{}}},\"domains\":{},\"extents\":{},\"pages\":{},\"stream_bytes\":{},\"stream_version\":{}}}",
         s.version.update_sequence,
         crate::build::VERSION,
         between(r.paused, resumed),
@@ -120,7 +120,8 @@ pub fn print(host: &Host) {
         s.nr_domains,
         s.nr_extents,
         s.nr_pages,
-        s.len_bytes
+        s.len_bytes,
+        s.version.stream_version
     );
     let first = !core::mem::replace(&mut host.update.lock().later_created, true);
     if first && s.version.update_sequence == 1 {

@@ -114,6 +114,7 @@ impl Incoming {
         let Some(root) = root else { return Ok(None) };
         let list = mfn_list::read(&DirectMap, root, region, usable).map_err(RestoreError::List)?;
         let summary = records::validate(records::reader(&list.open(&DirectMap)?))?;
+        list.check_version(summary.version.stream_version).map_err(RestoreError::List)?;
         let mut incoming = Self {
             summary,
             time: LuTime { tsc: 0, system_time_ns: 0, tsc_hz: 1, apic_hz: 0, wallclock_sec: 0, wallclock_nsec: 0 },

@@ -3,13 +3,13 @@
 //! Called in the pause, with every vCPU's state taken out of the CPU. Nothing here changes a guest's memory or the host's state, so
 //! a save that fails, or is only a trial, leaves everything as it was. Format: docs/handover.md.
 
-use super::mfn_list::{self, MfnListError};
+use super::mfn_list::{self, MfnListError, Written};
 use super::records::{
     CallbackMasks, Callbacks, Channel, ChannelState, DomainBegin, DomainFlags, GrantInUse, GrantMap, GrantsHead,
     HostFlags, LU_CMDLINE, LU_CMDLINE_MODULE, LU_CONSOLE, LU_TYPED, ListWriter, LuHost, LuLog, LuTime, LuVcpu,
-    LuVersion, LuWatchdogs, M2pBlock, Name, Pin, PvInfo, Runstate, SHARED_INFO, SHARED_INFO_LEN, STATIC_DATA_END,
-    SavedExtent, Stage, StreamVersion, TscInfo, VCPU_CONTEXT_LEN, VcpuFlags, VcpuPending, write_grants, write_stages,
-    write_vcpu_basic, write_vcpu_xsave,
+    LuVersion, LuWatchdogs, M2pBlock, Name, OpenDomain, Pin, PvInfo, Runstate, SHARED_INFO, SHARED_INFO_LEN,
+    STATIC_DATA_END, SavedExtent, Stage, StreamVersion, TscInfo, VCPU_CONTEXT_LEN, VcpuFlags, VcpuPending,
+    write_grants, write_stages, write_vcpu_basic, write_vcpu_xsave,
 };
 use super::stream::{Dest, PagedDest, WriteError, Writer};
 use crate::domain::evtchn::PortState;
@@ -77,6 +77,8 @@ pub struct Saved {
 
 /// What the update machinery knows and the incoming side goes on with.
 pub struct UpdateFacts {
+    /// In which version everything is written.
+    pub version: StreamVersion,
     /// Number of this update.
     pub sequence: u64,
     /// What else is handed over of it.
@@ -96,13 +98,15 @@ pub fn save(host: &Host, facts: &UpdateFacts) -> Result<Saved, SaveError> {
     };
     let mut out = Writer::new(PagedDest::new(&DirectMap, take));
     let written = write_all(host, facts, &mut out).and_then(|()| Ok(out.finish()?));
-    let pages = out.into_dest().into_pages();
+    let (pages, page_crcs) = out.into_dest().into_parts();
     let result = written.and_then(|finished| {
         let mut list = Vec::new();
-        for _ in 0..mfn_list::nr_list_pages(pages.len() as u64) {
+        let version = facts.version;
+        for _ in 0..mfn_list::nr_list_pages(version, pages.len() as u64) {
             list.push(take().ok_or(SaveError::NoMemory)?);
         }
-        mfn_list::write(&DirectMap, &list, &pages, finished.len_bytes, finished.crc).map_err(SaveError::List)
+        let stream = Written { version, pages: &pages, page_crcs: &page_crcs, finished };
+        mfn_list::write(&DirectMap, &list, &stream).map_err(SaveError::List)
     });
     let blocks = blocks.into_inner();
     match result {
@@ -119,7 +123,7 @@ pub fn save(host: &Host, facts: &UpdateFacts) -> Result<Saved, SaveError> {
 fn write_all<D: Dest>(host: &Host, facts: &UpdateFacts, out: &mut Writer<D>) -> Result<(), SaveError> {
     let no_name = SaveError::Unrepresentable { domain: DomId::XEN, what: "the build's name" };
     out.save(&LuVersion {
-        stream_version: StreamVersion::CURRENT,
+        stream_version: facts.version,
         update_sequence: facts.sequence,
         build: Name::try_new(crate::build::VERSION).map_err(|_| no_name)?,
     })?;
@@ -150,7 +154,7 @@ fn write_all<D: Dest>(host: &Host, facts: &UpdateFacts, out: &mut Writer<D>) -> 
     }
     let domains: Vec<_> = host.domains.lock().values().cloned().collect();
     for domain in &domains {
-        write_domain(host, domain, out)?;
+        write_domain(host, facts.version, domain, out)?;
     }
     let stages = [
         Stage { stage: super::records::stage::PAUSED, tsc: facts.paused_tsc },
@@ -160,7 +164,12 @@ fn write_all<D: Dest>(host: &Host, facts: &UpdateFacts, out: &mut Writer<D>) -> 
     Ok(())
 }
 
-fn write_domain<D: Dest>(host: &Host, domain: &Domain, out: &mut Writer<D>) -> Result<(), SaveError> {
+fn write_domain<D: Dest>(
+    host: &Host,
+    version: StreamVersion,
+    domain: &Domain,
+    out: &mut Writer<D>,
+) -> Result<(), SaveError> {
     let unrepresentable = |what| SaveError::Unrepresentable { domain: domain.id, what };
     let mut memory = domain.memory.lock();
     let vcpus = domain.vcpus.lock().clone();
@@ -170,7 +179,7 @@ fn write_domain<D: Dest>(host: &Host, domain: &Domain, out: &mut Writer<D>) -> R
     // What is left of a domain that has stopped, once everything is quiet, are frames that others map; its rings are not among them for sure.
     let is_zombie = domain.shutdown().is_some();
     flags.set(DomainFlags::DYING, is_zombie);
-    out.save(&DomainBegin {
+    let begin = DomainBegin {
         domid: domain.id,
         flags,
         shutdown_reason: domain.shutdown().map_or(0, |s| s.0),
@@ -186,13 +195,16 @@ fn write_domain<D: Dest>(host: &Host, domain: &Domain, out: &mut Writer<D>) -> R
         name: Name::try_new(&domain.name).map_err(|_| unrepresentable("its name"))?,
         time_offset_sec: 0,
         vm_assist: domain.vm_assist(),
-    })?;
+    };
+    let mut open = OpenDomain::begin(out, version, &begin)?;
     out.save(&PvInfo)?;
     out.record(STATIC_DATA_END, &[])?;
     out.record(LU_CMDLINE_MODULE, domain.module_string.as_bytes())?;
     let mut extents = ListWriter::extents(out);
     for e in memory.extents.iter() {
-        extents.push(&SavedExtent::try_new(e.range(), e.pfn).map_err(|_| unrepresentable("an extent"))?);
+        let extent = SavedExtent::try_new(e.range(), e.pfn).map_err(|_| unrepresentable("an extent"))?;
+        open.count(&extent);
+        extents.push(&extent);
     }
     extents.finish()?;
     let mut list = ListWriter::lingering(out);
@@ -251,7 +263,7 @@ fn write_domain<D: Dest>(host: &Host, domain: &Domain, out: &mut Writer<D>) -> R
     for vcpu in &vcpus {
         write_vcpu(domain, vcpu, out)?;
     }
-    out.end_domain()?;
+    open.end(out)?;
     Ok(())
 }
 

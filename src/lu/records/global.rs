@@ -5,16 +5,21 @@ use super::text::{self, Name};
 use super::{LU_HOST, LU_LOG, LU_MODULE, LU_TIME, LU_VERSION, SavedRecord};
 use crate::frame::{Mfn, MfnRange, PAGE_SIZE};
 use bitflags::bitflags;
+use core::fmt;
 
-/// A version of the stream that this build reads, and writes when it is told to (I10).
+/// A version of all that is handed over: list, stream, records (I10). docs/handover.md says what differs.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct StreamVersion(u32);
 
 impl StreamVersion {
-    /// The version of this build.
-    pub const CURRENT: Self = Self(1);
-    /// The version before, or the current one as long as there is none before it.
-    pub const OLDEST: Self = Self(1);
+    /// The first one. It is frozen.
+    pub const V1: Self = Self(1);
+    /// A checksum for each frame of the stream, a sum for each domain.
+    pub const V2: Self = Self(2);
+    /// The newest that this build reads and writes. The feature `v1` makes a build of before there was a second one.
+    pub const CURRENT: Self = if cfg!(feature = "v1") { Self::V1 } else { Self::V2 };
+    /// The oldest that this build reads and writes.
+    pub const OLDEST: Self = Self::V1;
 
     /// The version of that number, if this build knows it.
     pub const fn try_new(number: u32) -> Option<Self> {
@@ -27,7 +32,13 @@ impl StreamVersion {
     }
 }
 
-const _: () = assert!(StreamVersion::CURRENT.0 == 1);
+impl fmt::Display for StreamVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+const _: () = assert!(StreamVersion::OLDEST.0 == 1 && StreamVersion::V2.0 == 2);
 const _: () = assert!(
     StreamVersion::OLDEST.0 == StreamVersion::CURRENT.0 || StreamVersion::OLDEST.0 + 1 == StreamVersion::CURRENT.0,
     "I10: this version, the one before"

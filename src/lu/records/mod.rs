@@ -9,6 +9,7 @@
 //!  DOMAIN_BEGIN                                      one bracket a domain
 //!    X86_PV_INFO STATIC_DATA_END ...                 what libxc's stream carries, in its layout
 //!    LU_EXTENTS LU_PINNED LU_EVTCHN LU_VCPU ...      what only a live update needs
+//!    LU_DOMAIN_SUM                                   from version 2 on: what they add up to
 //!  DOMAIN_END
 //!  END
 //! ```
@@ -18,7 +19,8 @@
 //!
 //! 1. A body has exactly the length that its fields have. A reserved byte that is not zero, or a value that a field
 //!    cannot have, is refused: a build that has something new to say uses a new record, or a new stream version.
-//! 2. A build reads its own stream version and the one before (I10), and can be told to write either.
+//! 2. A build reads its own stream version and the one before (I10), and writes either: a type has the version from which on it exists, and is
+//!    unknown in streams of an older one.
 //!
 //! Sources: DESIGN §3.5; Xen's public headers, and libxc's stream format for the types without bit 30.
 
@@ -27,6 +29,7 @@ mod global;
 mod items;
 mod libxc;
 mod lists;
+mod sum;
 mod text;
 mod validate;
 mod vcpu;
@@ -39,6 +42,7 @@ pub use libxc::{
     XSAVE_AREA_LEN_MAX, XSAVE_LEN_MIN, write_p2m_frames, write_vcpu_basic, write_vcpu_xsave,
 };
 pub use lists::{Grants, GrantsHead, Item, Items, ItemsIter, ListWriter, XenPages, write_grants, write_stages};
+pub use sum::{LuDomainSum, OpenDomain};
 pub use text::{Name, NameError, TEXT_LEN_MAX};
 pub use validate::{Summary, validate};
 pub use vcpu::{CallbackMasks, Callbacks, LuVcpu, Runstate, VcpuFlags, VcpuPending};
@@ -51,15 +55,19 @@ use super::stream::{
 };
 
 macro_rules! kinds {
-    ($($(#[$doc:meta])* $name:ident = $value:literal,)*) => {
+    ($($(#[$doc:meta])* $name:ident = $value:literal $(since $since:ident)?,)*) => {
         $(
             $(#[$doc])*
             pub const $name: u32 = $value;
         )*
 
-        /// True for the types that this build understands; END is the reader's own.
-        pub fn is_known(kind: u32) -> bool {
-            matches!(kind, $($value)|*)
+        /// The first stream version that has records of a type; none for types that this build does not understand. END is the
+        /// reader's own.
+        pub const fn since(kind: u32) -> Option<StreamVersion> {
+            match kind {
+                $($value => Some(first_version!($($since)?)),)*
+                _ => None,
+            }
         }
 
         /// The name of a type, for messages.
@@ -72,8 +80,27 @@ macro_rules! kinds {
         }
 
         #[cfg(test)]
-        pub(super) const KINDS: &[u32] = &[$($value),*];
+        pub(in crate::lu) const KINDS: &[u32] = &[$($value),*];
     };
+}
+
+macro_rules! first_version {
+    () => {
+        StreamVersion::V1
+    };
+    ($since:ident) => {
+        StreamVersion::$since
+    };
+}
+
+/// True for the types that this build understands in a stream of its newest version.
+pub fn is_known(kind: u32) -> bool {
+    since(kind).is_some_and(|since| since <= StreamVersion::CURRENT)
+}
+
+/// True for the types of stream version 1.
+fn is_known_in_1(kind: u32) -> bool {
+    since(kind).is_some_and(|since| since <= StreamVersion::V1)
 }
 
 kinds! {
@@ -123,6 +150,8 @@ kinds! {
     LU_TYPED = 0x4000_001c,
     /// When the domain's watchdogs run out.
     LU_WATCHDOGS = 0x4000_001d,
+    /// What the domain's records add up to.
+    LU_DOMAIN_SUM = 0x4000_001e since V2,
     /// A domain ends.
     DOMAIN_END = 0x4000_001f,
     /// libxc: width and page-table levels of a PV guest.
@@ -146,7 +175,7 @@ const _: () = assert!(LU_TIME == 0x4000_0001 && LU_HOST == 0x4000_0008);
 const _: () = assert!(DOMAIN_BEGIN == 0x4000_0010 && LU_GRANTS == 0x4000_0016 && DOMAIN_END == 0x4000_001f);
 const _: () = assert!(LU_LINEAR == 0x4000_0017 && LU_CONSOLE == 0x4000_0018 && LU_TYPED == 0x4000_001c);
 const _: () = assert!(LU_GRANTS_IN_USE == 0x4000_001a && LU_GRANT_MAPS == 0x4000_001b);
-const _: () = assert!(LU_LINGERING == 0x4000_0019 && LU_WATCHDOGS == 0x4000_001d);
+const _: () = assert!(LU_LINGERING == 0x4000_0019 && LU_WATCHDOGS == 0x4000_001d && LU_DOMAIN_SUM == 0x4000_001e);
 const _: () = assert!(SHARED_INFO == 7 && X86_TSC_INFO == 8 && STATIC_DATA_END == 16);
 
 /// What "no frame" is written as.
@@ -181,7 +210,7 @@ impl<D: Dest> Writer<D> {
         self.close_record()
     }
 
-    /// Ends the domain that the last [`DomainBegin`] began.
+    /// Writes DOMAIN_END, which is all that ends a domain in stream version 1. [`OpenDomain`] does what the version asks for.
     pub fn end_domain(&mut self) -> Result<(), WriteError> {
         self.record(DOMAIN_END, &[])
     }
@@ -237,6 +266,8 @@ pub enum AnyRecord<'a, S: ?Sized> {
     Watchdogs(LuWatchdogs),
     /// [`LU_TYPED`]: the bytes.
     Typed(Body<'a, S>),
+    /// [`LU_DOMAIN_SUM`]
+    DomainSum(LuDomainSum),
     /// [`DOMAIN_END`]
     DomainEnd,
     /// [`X86_PV_INFO`]
@@ -283,6 +314,7 @@ impl<'a, S: ByteSource + ?Sized> AnyRecord<'a, S> {
             LU_LINGERING => Items::decode(body).map(Self::Lingering),
             LU_WATCHDOGS => LuWatchdogs::decode(body).map(Self::Watchdogs),
             LU_TYPED => text::decode(body).map(Self::Typed),
+            LU_DOMAIN_SUM => LuDomainSum::decode(body).map(Self::DomainSum),
             DOMAIN_END => body.finish().map(|()| Self::DomainEnd),
             X86_PV_INFO => PvInfo::decode(body).map(Self::PvInfo),
             X86_PV_P2M_FRAMES => P2mFrames::decode(body).map(Self::P2mFrames),
@@ -297,9 +329,16 @@ impl<'a, S: ByteSource + ?Sized> AnyRecord<'a, S> {
     }
 }
 
-/// A reader that knows the types of this build.
+/// A reader that knows the types of the stream's version, which stands in its first record. If there is none, or one that this build does not know,
+/// it has the types of version 1: [`validate`] refuses such a stream.
 pub fn reader<S: ByteSource + ?Sized>(source: &S) -> Reader<'_, S> {
-    Reader::new(source, is_known)
+    let is_second = |record: Record<'_, S>| {
+        record.kind == LU_VERSION && LuVersion::decode(record.body).is_ok_and(|v| v.stream_version > StreamVersion::V1)
+    };
+    match Reader::new(source, is_known_in_1).next_record() {
+        Ok(Some(first)) if is_second(first) => Reader::new(source, is_known),
+        _ => Reader::new(source, is_known_in_1),
+    }
 }
 
 #[cfg(test)]

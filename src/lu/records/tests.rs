@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::frame::{DomId, Mfn, MfnRange, Pfn};
+use crate::lu::stream::REC_TYPE_OPTIONAL;
 use alloc::vec::Vec;
 use core::fmt::Debug;
 use proptest::prelude::*;
@@ -60,7 +61,7 @@ fn refuse<R: SavedRecord + Debug + PartialEq>(good: &[u8], cases: &[(usize, usiz
 }
 
 fn version() -> LuVersion {
-    LuVersion { stream_version: StreamVersion::CURRENT, update_sequence: 7, build: name("luxen 0.1.0-a") }
+    LuVersion { stream_version: StreamVersion::V1, update_sequence: 7, build: name("luxen 0.1.0-a") }
 }
 
 fn time() -> LuTime {
@@ -130,7 +131,7 @@ fn version_and_time_are_as_the_document_says() {
     let mut bytes = layout(64, &[(0, 4, 1), (8, 8, 7)]);
     bytes[16..29].copy_from_slice(b"luxen 0.1.0-a");
     check(&version(), &bytes, &[(4, 8)]);
-    refuse::<LuVersion>(&bytes, &[(0, 4, 0), (0, 4, 2), (0, 4, 0xffff_ffff), (8, 8, 0), (16, 1, 0x1b), (30, 1, 0x41)]);
+    refuse::<LuVersion>(&bytes, &[(0, 4, 0), (0, 4, 3), (0, 4, 0xffff_ffff), (8, 8, 0), (16, 1, 0x1b), (30, 1, 0x41)]);
 
     let bytes = layout(
         48,
@@ -168,6 +169,13 @@ fn log_and_host_are_as_the_document_says() {
     let mut bytes = bytes;
     bytes[32..34].fill(0xff);
     check(&none, &bytes, &[]);
+}
+
+#[test]
+fn a_domains_sum_is_as_the_document_says() {
+    let sum = LuDomainSum { nr_frames: 0x1122_3344_5566, nr_extents: 2, nr_records: 3, crc: 0xdead_beef };
+    let bytes = layout(32, &[(0, 8, 0x1122_3344_5566), (8, 8, 2), (16, 8, 3), (24, 4, 0xdead_beef)]);
+    check(&sum, &bytes, &[(28, 32)]);
 }
 
 #[test]
@@ -621,8 +629,25 @@ fn types_have_numbers_and_names_of_their_own() {
 
 #[test]
 fn stream_versions_are_this_one_and_the_one_before() {
-    assert_eq!(StreamVersion::try_new(1), Some(StreamVersion::CURRENT));
-    assert_eq!((StreamVersion::try_new(0), StreamVersion::try_new(2)), (None, None));
+    assert_eq!([1, 2].map(StreamVersion::try_new), [Some(StreamVersion::V1), Some(StreamVersion::V2)]);
+    assert_eq!((StreamVersion::OLDEST, StreamVersion::CURRENT), (StreamVersion::V1, StreamVersion::V2));
+    assert_eq!([0, 3, u32::MAX].map(StreamVersion::try_new), [None; 3]);
+}
+
+#[test]
+fn the_types_of_version_1_are_frozen() {
+    // Optional ones may be added: older builds pass over them.
+    let newer: Vec<u32> = KINDS
+        .iter()
+        .copied()
+        .filter(|&kind| kind < REC_TYPE_OPTIONAL && since(kind) != Some(StreamVersion::V1))
+        .collect();
+    let older = KINDS.iter().filter(|&&kind| kind < REC_TYPE_OPTIONAL && !newer.contains(&kind)).count();
+    assert_eq!(older, 31);
+    assert!(newer.contains(&LU_DOMAIN_SUM));
+    for kind in newer {
+        assert!(is_known(kind) && !is_known_in_1(kind));
+    }
 }
 
 fn there_and_back<T: Item<W> + Debug + PartialEq, const W: usize>(item: T) {

@@ -4,12 +4,13 @@
 //! domain number, and a few words for the domain at hand. What it cannot see is whether the frames named are there and
 //! have one claimant; that is for the claims (I6).
 
-use super::super::stream::{ByteSource, OrderRule, REC_TYPE_END, Reader, Record, RecordError, StreamError};
+use super::super::stream::{ByteSource, OrderRule, REC_TYPE_END, Reader, Record, RecordError, StreamError, SumPart};
 use super::{
-    AnyRecord, DOMAIN_END, DomainBegin, DomainFlags, Item, LU_CMDLINE, LU_CMDLINE_MODULE, LU_CONSOLE, LU_EVTCHN,
-    LU_EXTENTS, LU_GRANT_MAPS, LU_GRANTS, LU_GRANTS_IN_USE, LU_HOST, LU_LINEAR, LU_LINGERING, LU_LOG, LU_M2P,
-    LU_PINNED, LU_STAGES, LU_TIME, LU_TYPED, LU_VCPU, LU_VERSION, LU_WATCHDOGS, LuVcpu, LuVersion, SHARED_INFO,
-    STATIC_DATA_END, VcpuFlags, X86_PV_INFO, X86_PV_P2M_FRAMES, X86_PV_VCPU_BASIC, X86_PV_VCPU_XSAVE, X86_TSC_INFO,
+    AnyRecord, DOMAIN_END, DomainBegin, DomainFlags, Item, LU_CMDLINE, LU_CMDLINE_MODULE, LU_CONSOLE, LU_DOMAIN_SUM,
+    LU_EVTCHN, LU_EXTENTS, LU_GRANT_MAPS, LU_GRANTS, LU_GRANTS_IN_USE, LU_HOST, LU_LINEAR, LU_LINGERING, LU_LOG,
+    LU_M2P, LU_PINNED, LU_STAGES, LU_TIME, LU_TYPED, LU_VCPU, LU_VERSION, LU_WATCHDOGS, LuDomainSum, LuVcpu, LuVersion,
+    SHARED_INFO, STATIC_DATA_END, StreamVersion, VcpuFlags, X86_PV_INFO, X86_PV_P2M_FRAMES, X86_PV_VCPU_BASIC,
+    X86_PV_VCPU_XSAVE, X86_TSC_INFO,
 };
 use crate::frame::DomId;
 use alloc::vec::Vec;
@@ -82,11 +83,12 @@ pub fn validate<S: ByteSource + ?Sized>(mut reader: Reader<'_, S>) -> Result<Sum
     };
     loop {
         let at = reader.offset();
-        match reader.next_record()? {
+        let record = reader.next_record()?;
+        walk.sum.nr_skipped = reader.nr_skipped();
+        match record {
             Some(record) => walk.record(&record)?,
             None => {
                 walk.end().map_err(|rule| order(at, rule))?;
-                walk.sum.nr_skipped = reader.nr_skipped();
                 walk.sum.len_bytes = reader.offset();
                 return Ok(walk.sum);
             }
@@ -118,6 +120,7 @@ impl Seen {
             LU_CONSOLE => 1 << 15,
             LU_WATCHDOGS => 1 << 29,
             LU_TYPED => 1 << 16,
+            LU_DOMAIN_SUM => 1 << 17,
             X86_PV_VCPU_BASIC => 1 << 13,
             X86_PV_VCPU_XSAVE => 1 << 14,
             _ => 0,
@@ -172,6 +175,13 @@ impl DomIds {
 /// The domain at hand.
 struct Domain {
     begin: DomainBegin,
+    /// What the stream held where the domain begins, and where that is.
+    before: Summary,
+    at: u64,
+    /// Where the domain's sum ends.
+    sum_end: Option<u64>,
+    /// Frames that its extents name.
+    nr_frames: u64,
     seen: Seen,
     /// LU_VCPU records so far; the last one's number is one less.
     nr_vcpus: u32,
@@ -186,9 +196,13 @@ struct Domain {
 }
 
 impl Domain {
-    fn new(begin: DomainBegin) -> Self {
+    fn new(begin: DomainBegin, at: u64, before: Summary) -> Self {
         Self {
             begin,
+            before,
+            at,
+            sum_end: None,
+            nr_frames: 0,
             seen: Seen(0),
             nr_vcpus: 0,
             vcpu_seen: Seen(0),
@@ -225,10 +239,32 @@ impl Domain {
         Ok(())
     }
 
+    /// Whether the domain's records are those that the sum counts. `now` counts the sum, too.
+    fn check_sum<S: ByteSource + ?Sized>(
+        &self,
+        record: &Record<'_, S>,
+        sum: &LuDomainSum,
+        now: &Summary,
+    ) -> Result<(), StreamError> {
+        let before = &self.before;
+        let nr_records = now.nr_records - before.nr_records + now.nr_skipped - before.nr_skipped;
+        let differs = |part, noted, found| {
+            let (at, domid) = (record.at, self.begin.domid.get());
+            if noted == found { Ok(()) } else { Err(StreamError::Sum { at, domid, part, noted, found }) }
+        };
+        differs(SumPart::Frames, sum.nr_frames, self.nr_frames)?;
+        differs(SumPart::Extents, sum.nr_extents, now.nr_extents - before.nr_extents)?;
+        differs(SumPart::Records, sum.nr_records, nr_records)?;
+        differs(SumPart::Crc, sum.crc.into(), record.source().crc(self.at, record.at).into())
+    }
+
     fn end(&self) -> Result<(), OrderRule> {
         self.end_vcpu()?;
         self.seen.need(X86_PV_INFO)?;
         self.seen.need(STATIC_DATA_END)?;
+        if self.before.version.stream_version >= StreamVersion::V2 {
+            self.seen.need(LU_DOMAIN_SUM)?;
+        }
         let due = self.begin.nr_vcpus;
         if self.nr_vcpus != due && !self.begin.flags.contains(DomainFlags::DYING) {
             return Err(OrderRule::VcpusMissing { due, found: self.nr_vcpus });
@@ -249,7 +285,14 @@ fn is_of_domain(kind: u32) -> bool {
     matches!(kind, LU_EXTENTS | LU_PINNED | LU_EVTCHN | LU_VCPU | LU_CMDLINE_MODULE | LU_GRANTS | DOMAIN_END)
         || matches!(
             kind,
-            LU_LINEAR | LU_CONSOLE | LU_TYPED | LU_GRANTS_IN_USE | LU_GRANT_MAPS | LU_LINGERING | LU_WATCHDOGS
+            LU_LINEAR
+                | LU_CONSOLE
+                | LU_TYPED
+                | LU_GRANTS_IN_USE
+                | LU_GRANT_MAPS
+                | LU_LINGERING
+                | LU_WATCHDOGS
+                | LU_DOMAIN_SUM
         )
         || matches!(kind, X86_PV_INFO | X86_PV_P2M_FRAMES | X86_PV_VCPU_BASIC | X86_PV_VCPU_XSAVE)
         || matches!(kind, SHARED_INFO | X86_TSC_INFO | STATIC_DATA_END)
@@ -267,6 +310,11 @@ impl Walk {
                 return Err(order(OrderRule::InsideDomain { kind, domid: domain.begin.domid.get() }));
             }
             _ => (),
+        }
+        if let Some(at) = self.domain.as_ref().and_then(|domain| domain.sum_end)
+            && (record.at, kind) != (at, DOMAIN_END)
+        {
+            return Err(order(OrderRule::AfterSum { at }));
         }
         let decoded = AnyRecord::decode(record)?;
         match &mut self.domain {
@@ -298,7 +346,7 @@ impl Walk {
             AnyRecord::DomainBegin(begin) => {
                 self.domids.take(begin.domid).map_err(order)?;
                 self.sum.nr_domains += 1;
-                self.domain = Some(Domain::new(begin));
+                self.domain = Some(Domain::new(begin, record.at, self.sum));
             }
             AnyRecord::Module(_) => self.sum.nr_modules += 1,
             AnyRecord::XenPages(pages) => {
@@ -372,6 +420,7 @@ fn in_domain<S: ByteSource + ?Sized>(
                 let extent = extent.map_err(item)?;
                 sum.nr_extents += 1;
                 sum.nr_pages = sum.nr_pages.saturating_add(extent.nr_frames());
+                domain.nr_frames = domain.nr_frames.saturating_add(extent.nr_frames());
             }
         }
         AnyRecord::Pinned(pins) => {
@@ -433,6 +482,10 @@ fn in_domain<S: ByteSource + ?Sized>(
         AnyRecord::Vcpu(saved) => {
             domain.vcpu(&saved).map_err(order)?;
             sum.nr_vcpus += 1;
+        }
+        AnyRecord::DomainSum(noted) => {
+            domain.check_sum(record, &noted, sum)?;
+            domain.sum_end = Some(record.next());
         }
         AnyRecord::DomainEnd => domain.end().map_err(order)?,
         _ => (),

@@ -34,6 +34,18 @@ impl<S: ?Sized> Record<'_, S> {
     }
 }
 
+impl<'a, S: ByteSource + ?Sized> Record<'a, S> {
+    /// The stream that it is in.
+    pub(in crate::lu) fn source(&self) -> &'a S {
+        self.body.source
+    }
+
+    /// Offset of the next record's header.
+    pub(in crate::lu) fn next(&self) -> u64 {
+        self.body.start + padded(self.body.end - self.body.start)
+    }
+}
+
 impl<S: ?Sized> Clone for Record<'_, S> {
     fn clone(&self) -> Self {
         *self

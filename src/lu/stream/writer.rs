@@ -1,6 +1,7 @@
 //! Writing records.
 
-use super::{ByteSource, PagedSource, REC_HEADER_LEN, REC_LENGTH_MAX, REC_TYPE_END, Sink, checksum, each_part, padded};
+use super::crc::{joined, of_bytes, with_known, with_zeros};
+use super::{ByteSource, PagedSource, REC_HEADER_LEN, REC_LENGTH_MAX, REC_TYPE_END, Sink, each_part, padded};
 use crate::frame::{Mfn, PAGE_SIZE};
 use crate::mm::physmem::PhysMem;
 use alloc::vec::Vec;
@@ -76,8 +77,15 @@ pub trait Dest: ByteSource {
     /// Replaces bytes that were appended before.
     fn patch(&mut self, at: u64, bytes: &[u8]);
 
-    /// Says that nothing more comes.
-    fn seal(&mut self) {}
+    /// CRC-32C of the bytes from `start` to `end`, none of which is replaced any more.
+    fn crc_final(&mut self, start: u64, end: u64) -> u32 {
+        self.crc(start, end)
+    }
+
+    /// Says that nothing more comes. The CRC-32C of all bytes.
+    fn seal(&mut self) -> u32 {
+        self.crc_final(0, self.len_bytes())
+    }
 }
 
 impl Dest for Vec<u8> {
@@ -98,6 +106,8 @@ pub struct PagedDest<'a, M: ?Sized, F> {
     mem: &'a M,
     supply: F,
     pages: Vec<Mfn>,
+    /// CRC-32C of the first frames: those that were asked for and are final.
+    page_crcs: Vec<u32>,
     len_bytes: u64,
 }
 
@@ -105,7 +115,7 @@ impl<'a, M: PhysMem + ?Sized, F: FnMut() -> Option<Mfn>> PagedDest<'a, M, F> {
     /// An empty stream that takes its frames from `supply`. They must be frames that survive: outside the region and
     /// outside every destination of the next image.
     pub fn new(mem: &'a M, supply: F) -> Self {
-        Self { mem, supply, pages: Vec::new(), len_bytes: 0 }
+        Self { mem, supply, pages: Vec::new(), page_crcs: Vec::new(), len_bytes: 0 }
     }
 
     /// The frames taken so far, in the order of the stream.
@@ -116,6 +126,11 @@ impl<'a, M: PhysMem + ?Sized, F: FnMut() -> Option<Mfn>> PagedDest<'a, M, F> {
     /// The frames taken, for the MFN list, or to be given back when the writing failed.
     pub fn into_pages(self) -> Vec<Mfn> {
         self.pages
+    }
+
+    /// The frames, and the CRC-32C of each: whole, zeros behind the stream's end. Of all of them, if [`Writer::finish`] succeeded.
+    pub fn into_parts(self) -> (Vec<Mfn>, Vec<u32>) {
+        (self.pages, self.page_crcs)
     }
 
     fn place(&self, at: u64, bytes: &[u8]) -> bool {
@@ -141,6 +156,9 @@ impl<M: PhysMem + ?Sized, F: FnMut() -> Option<Mfn>> Dest for PagedDest<'_, M, F
         let end = at.checked_add(bytes.len() as u64).ok_or(WriteError::NoPage { at })?;
         while (self.pages.len() as u64) < end.div_ceil(PAGE_SIZE) {
             self.pages.try_reserve(1).map_err(|_| WriteError::NoMemory { at })?;
+            self.page_crcs
+                .try_reserve(self.pages.len() + 1 - self.page_crcs.len())
+                .map_err(|_| WriteError::NoMemory { at })?;
             let mfn = (self.supply)().ok_or(WriteError::NoPage { at })?;
             self.pages.push(mfn);
         }
@@ -150,17 +168,32 @@ impl<M: PhysMem + ?Sized, F: FnMut() -> Option<Mfn>> Dest for PagedDest<'_, M, F
         Ok(())
     }
 
+    /// Each frame is read once, whoever asks for it.
+    fn crc_final(&mut self, start: u64, end: u64) -> u32 {
+        for index in self.page_crcs.len() as u64..end / PAGE_SIZE {
+            let crc = of_bytes(self, index * PAGE_SIZE, (index + 1) * PAGE_SIZE);
+            // There is room since the frame was taken.
+            self.page_crcs.push(crc);
+        }
+        with_known(self, &self.page_crcs, start, end)
+    }
+
     /// The last frame comes with whatever its last owner left in it. What is behind the stream's end is not read, but it
     /// would be kept over the update, and two runs would differ.
-    fn seal(&mut self) {
-        if let Some(last) = self.pages.last() {
-            let used = self.len_bytes - (self.pages.len() as u64 - 1) * PAGE_SIZE;
-            self.mem.zero(last.maddr().offset(used), PAGE_SIZE - used);
-        }
+    fn seal(&mut self) -> u32 {
+        let used = self.len_bytes % PAGE_SIZE;
+        let start = self.len_bytes - used;
+        let crc = self.crc_final(0, start);
+        let Some(last) = self.pages.last().filter(|_| used != 0) else { return crc };
+        self.mem.zero(last.maddr().offset(used), PAGE_SIZE - used);
+        let rest = of_bytes(self, start, self.len_bytes);
+        self.page_crcs.push(with_zeros(rest, PAGE_SIZE - used));
+        joined(crc, rest, used)
     }
 
     fn patch(&mut self, at: u64, bytes: &[u8]) {
         assert!(at + bytes.len() as u64 <= self.len_bytes, "only what was written is replaced");
+        assert!(at / PAGE_SIZE >= self.page_crcs.len() as u64, "what has a checksum is final");
         let placed = self.place(at, bytes);
         assert!(placed, "a byte that was written has a frame");
     }
@@ -282,9 +315,20 @@ impl<D: Dest> Writer<D> {
         self.close_record()?;
         self.flush();
         self.check()?;
-        self.dest.seal();
         self.is_finished = true;
-        Ok(Finished { len_bytes: self.dest.len_bytes(), crc: checksum(&self.dest) })
+        Ok(Finished { crc: self.dest.seal(), len_bytes: self.dest.len_bytes() })
+    }
+
+    /// CRC-32C of all records from the one at `start` on. No record is open.
+    pub(in crate::lu) fn crc_from(&mut self, start: u64) -> Result<u32, WriteError> {
+        self.check()?;
+        if let Some(open) = &self.open {
+            let kind = open.kind;
+            return self.fail(WriteError::StillOpen { kind });
+        }
+        self.flush();
+        self.check()?;
+        Ok(self.dest.crc_final(start, self.dest.len_bytes()))
     }
 
     /// Gives the destination back. What was not flushed by [`Writer::finish`] is lost.

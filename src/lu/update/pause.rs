@@ -1,6 +1,6 @@
 //! The pause: guests come to rest, their state is saved, and the machine is given away.
 
-use super::super::records::{HostFlags, LuHost};
+use super::super::records::{HostFlags, LuHost, StreamVersion};
 use super::super::save::{self, UpdateFacts};
 use super::RELOC_VA;
 use super::plan::fits;
@@ -19,10 +19,11 @@ pub(super) fn pause_and_jump(
     paused_tsc: u64,
 ) -> Result<core::convert::Infallible, Refusal> {
     quiesce(host, frame)?;
-    let facts = facts(host, paused_tsc);
-    let saved = save::save(host, &facts).map_err(Refusal::Save)?;
-    let needs = host.update.lock().staged.as_ref().map(|s| s.needs);
-    if let Err(refusal) = needs.ok_or(Refusal::NoImage).and_then(|needs| fits(host, &needs, &saved.blocks)) {
+    // `run_pending` has just staged it.
+    let staged = host.update.lock().staged.as_ref().map(|s| (s.needs, s.version));
+    let (needs, version) = staged.ok_or(Refusal::NoImage)?;
+    let saved = save::save(host, &facts(host, version, paused_tsc)).map_err(Refusal::Save)?;
+    if let Err(refusal) = fits(host, &needs, &saved.blocks) {
         for block in saved.blocks {
             host.frames.free(block);
         }
@@ -77,12 +78,13 @@ fn quiesce(host: &Host, frame: &mut Frame) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn facts(host: &Host, paused_tsc: u64) -> UpdateFacts {
+fn facts(host: &Host, version: StreamVersion, paused_tsc: u64) -> UpdateFacts {
     let u = host.update.lock();
     let mut flags = save::verdict_flags();
     flags.set(HostFlags::FINISH_TYPED, u.finish_typed);
     flags.set(HostFlags::REFUSED, u.refusals != 0);
     UpdateFacts {
+        version,
         sequence: u.sequence + 1,
         host: LuHost {
             updates_done: u.automatic_done,

@@ -96,13 +96,29 @@ pub(super) fn plan<'a>(host: &Host, name: &str, file: &'a [u8]) -> Result<(NextI
     let image = NextImage::parse(file).map_err(refuse)?;
     image.place(host.slot).map_err(refuse)?;
     image.check_features(0).map_err(refuse)?;
-    let writes = StreamVersion::CURRENT.get()..=StreamVersion::CURRENT.get();
-    image.stream_version(writes).map_err(|error| Refusal::StreamVersion { error })?;
+    stream_version(host, &image)?;
     let needs = RegionNeeds::of(image.needs(), &load_of(host));
     if needs.total() > host.region.len_bytes() {
         return Err(Refusal::RegionTooSmall { needs, has: host.region.len_bytes() });
     }
     Ok((image, needs))
+}
+
+/// The version that the next stream is written in: the newest that both sides know, or the one that the command line asks for.
+pub(super) fn stream_version(host: &Host, image: &NextImage<'_>) -> Result<StreamVersion, Refusal> {
+    let sequence = host.update.lock().sequence + 1;
+    match host.options.lu_stream.map(|turns| turns.of(sequence)) {
+        None => {
+            let known = StreamVersion::OLDEST.get()..=StreamVersion::CURRENT.get();
+            let newest = image.stream_version(known).map_err(|error| Refusal::StreamVersion { error })?;
+            StreamVersion::try_new(newest)
+        }
+        Some(asked) => StreamVersion::try_new(asked).filter(|_| image.stream_version(asked..=asked).is_ok()),
+    }
+    .ok_or_else(|| Refusal::StreamAsked {
+        asked: host.options.lu_stream.map_or(0, |turns| turns.of(sequence)),
+        reads: (image.needs().stream_min, image.needs().stream_max),
+    })
 }
 
 /// Plans an update and says what comes out; nothing is staged.

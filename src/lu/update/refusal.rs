@@ -1,6 +1,7 @@
 //! Why an update does not come about.
 
 use super::super::needs::RegionNeeds;
+use super::super::records::StreamVersion;
 use super::super::save::SaveError;
 use crate::kexec::idmap::IdmapError;
 use crate::kexec::image::ImageError;
@@ -17,6 +18,7 @@ pub enum Refusal {
     Image { name: String, error: ImageError },
     RegionTooSmall { needs: RegionNeeds, has: u64 },
     StreamVersion { error: ImageError },
+    StreamAsked { asked: u32, reads: (u32, u32) },
     CommandLine,
     Mbi(MbiError),
     Stage(KimageError),
@@ -39,7 +41,14 @@ impl fmt::Display for Refusal {
                     has >> 20
                 )
             }
-            Self::StreamVersion { error } => write!(f, "{error}"),
+            Self::StreamVersion { error } => write!(f, "{error}; update to a build in between first"),
+            Self::StreamAsked { asked, reads: (oldest, newest) } => write!(
+                f,
+                "lu-stream= asks for stream version {asked}, the image reads stream versions {oldest} to {newest}, this hypervisor writes \
+                 {} to {}; leave lu-stream= out, and the newest of both is taken",
+                StreamVersion::OLDEST,
+                StreamVersion::CURRENT
+            ),
             Self::CommandLine => f.write_str("the command line of the next build is too long"),
             Self::Mbi(e) => write!(f, "boot information: {e}"),
             Self::Stage(e) => write!(f, "the image cannot be staged: {e}"),

@@ -1,7 +1,8 @@
 //! Staging, while guests run: the image's digest, its entry list, and the tables that the relocation code runs on.
 
+use super::super::records::StreamVersion;
 use super::RELOC_VA;
-use super::plan::{choose, plan};
+use super::plan::{choose, plan, stream_version};
 use super::refusal::Refusal;
 use crate::cmdline;
 use crate::frame::{Maddr, Mfn, Order};
@@ -32,6 +33,8 @@ const MBI_BYTES: usize = 64 << 10;
 pub(super) struct Staged {
     pub(super) at: Maddr,
     pub(super) needs: Needs,
+    /// The version that the stream will be written in.
+    pub(super) version: StreamVersion,
     pub(super) kimage: Kimage,
     pub(super) tables: RelocTables,
     pub(super) copy: Mfn,
@@ -96,13 +99,15 @@ pub(super) fn stage_next(host: &Host) -> Result<bool, Refusal> {
         return Ok(true);
     }
     unstage(host);
+    let version = stream_version(host, &image)?;
     let mut blocks = Vec::new();
     let result = build_stage(host, &image, at, &mut blocks);
     match result {
         Ok((kimage, tables, copy)) => {
             let entries = kimage.nr_entries();
-            log!("lu", "staged {} from module {name}: {entries} entries", image.version());
-            host.update.lock().staged = Some(Staged { at, needs: *image.needs(), kimage, tables, copy, blocks });
+            log!("lu", "staged {} from module {name}: {entries} entries, stream version {version}", image.version());
+            host.update.lock().staged =
+                Some(Staged { at, needs: *image.needs(), version, kimage, tables, copy, blocks });
             Ok(true)
         }
         Err(e) => {

@@ -84,7 +84,7 @@ fn blob(kind: u32, vcpu: u32, len: usize) -> Saved {
 }
 
 fn version() -> Saved {
-    saved(&LuVersion { stream_version: StreamVersion::CURRENT, update_sequence: 1, build: name("luxen") })
+    saved(&LuVersion { stream_version: StreamVersion::V1, update_sequence: 1, build: name("luxen") })
 }
 
 fn time() -> Saved {
@@ -359,15 +359,16 @@ fn a_stream_is_handed_over() {
         writer.close_record().unwrap();
     }
     let finished = writer.finish().unwrap();
-    let pages = writer.into_dest().into_pages();
-    let list_pages = [Mfn::new(0x55)];
-    let root = mfn_list::write(&mem, &list_pages, &pages, finished.len_bytes, finished.crc).unwrap();
+    let (pages, page_crcs) = writer.into_dest().into_parts();
+    let stream = mfn_list::Written { version: StreamVersion::V1, pages: &pages, page_crcs: &page_crcs, finished };
+    let root = mfn_list::write(&mem, &[Mfn::new(0x55)], &stream).unwrap();
     mem.write_u64(region.first().unwrap().maddr(), crate::lu::breadcrumb::value(root));
 
     let root = crate::lu::breadcrumb::take(&mem, region, is_ram).unwrap().unwrap();
     let list = mfn_list::read(&mem, root, region, is_ram).unwrap();
     let source = list.open(&mem).unwrap();
     let summary = validate(reader(&source)).unwrap();
+    assert_eq!(list.check_version(summary.version.stream_version), Ok(()));
     assert_eq!(summary, check(&good()).unwrap());
     assert_eq!(list.frames().count(), pages.len() + 1);
 }

@@ -2,21 +2,23 @@
 //! restore builds on.
 //!
 //! ```text
-//!  u16 frames of stream, u8 flags (bit 0: checksums are made right), u64 breadcrumb's change,
+//!  u16 frames of stream, u8 flags (bit 0: checksums are made right, bit 1: version 2), u64 breadcrumb's change,
 //!  then changes: u8 which frame, u16 offset, u64 exclusive-or
 //! ```
 
 use crate::check_message;
 use crate::stream::summary_of;
 use luxen::frame::{Maddr, Mfn, MfnRange, PAGE_SIZE};
-use luxen::lu::stream::{PagedSource, checksum};
+use luxen::lu::mfn_list::{HEADER_LEN, Written};
+use luxen::lu::records::StreamVersion;
+use luxen::lu::stream::{Finished, PagedSource, checksum};
 use luxen::lu::{breadcrumb, mfn_list};
 use luxen::mm::physmem::PhysMem;
 use luxen::mm::physmem::sparse::SparseMem;
 use std::collections::BTreeSet;
 
 const REGION_START: u64 = 0x8000;
-/// The most frames of a stream: three list pages.
+/// The most frames of a stream: three list pages of version 1, six of version 2.
 const MAX_PAGES: u64 = 504 + 2 * 508;
 /// The most frames of a stream that is read: it is all zeros and no stream, and has its own target.
 const MAX_OPENED: u64 = 4;
@@ -35,13 +37,19 @@ fn is_ram(range: MfnRange) -> bool {
 pub fn run(bytes: &[u8]) {
     let Some((&[n0, n1, flags, crumb @ ..], mut rest)) = bytes.split_first_chunk::<11>() else { return };
     let nr_pages = u64::from(u16::from_le_bytes([n0, n1])) % MAX_PAGES + 1;
+    let version = if flags & 2 == 0 { StreamVersion::V1 } else { StreamVersion::V2 };
     let mem = SparseMem::new();
-    let chain: Vec<Mfn> = (0..mfn_list::nr_list_pages(nr_pages)).map(|i| Mfn::new(0x20 + i * 5)).collect();
+    let nr_list_pages = mfn_list::nr_list_pages(version, nr_pages);
+    let chain: Vec<Mfn> = (0..nr_list_pages).map(|i| Mfn::new(0x20 + i * 5)).collect();
     let pages: Vec<Mfn> = (0..nr_pages).map(|i| Mfn::new(0x1_0000 + (i ^ 1) * 3)).collect();
     let len_bytes = nr_pages * PAGE_SIZE - u64::from(n0);
     let is_opened = nr_pages <= MAX_OPENED;
     let crc = if is_opened { checksum(&PagedSource::new(&mem, &pages, len_bytes)) } else { 0 };
-    let root = mfn_list::write(&mem, &chain, &pages, len_bytes, crc).expect("a good list");
+    // What is behind the stream's end counts as zeros, and all of this stream is zeros.
+    let page_crcs = vec![checksum(&[0; PAGE_SIZE as usize][..]); pages.len()];
+    let finished = Finished { len_bytes, crc };
+    let written = Written { version, pages: &pages, page_crcs: &page_crcs, finished };
+    let root = mfn_list::write(&mem, &chain, &written).expect("a good list");
     assert_eq!(root, chain[0]);
     mem.write_u64(region().first().expect("a region").maddr(), breadcrumb::value(root) ^ u64::from_le_bytes(crumb));
 
@@ -57,6 +65,9 @@ pub fn run(bytes: &[u8]) {
         rest = behind;
     }
     if flags & 1 != 0 {
+        if version != StreamVersion::V1 && is_opened {
+            seal_pages(&mem, &chain, &pages);
+        }
         seal(&mem, &chain);
     }
     let found = breadcrumb::take(&mem, region(), is_ram);
@@ -72,6 +83,16 @@ pub fn run(bytes: &[u8]) {
             check_message(&error);
             assert!(is_changed || root != chain[0], "a good list is refused: {error}");
         }
+    }
+}
+
+/// Makes the checksums in version 2's first entries right for what these pages hold now.
+fn seal_pages(mem: &SparseMem, chain: &[Mfn], pages: &[Mfn]) {
+    let mut at = chain[0].maddr().offset(HEADER_LEN.into());
+    for page in pages {
+        let crc = checksum(&PagedSource::new(mem, core::slice::from_ref(page), PAGE_SIZE));
+        mem.write_u64(at.offset(8), crc.into());
+        at = at.offset(16);
     }
 }
 

@@ -1,41 +1,43 @@
 //! The stream: whatever it holds, `validate` comes to an end with an answer, and what it has accepted can be read and written again.
 //!
-//! The first byte says what the others are: 0 a stream as it is, anything else records without their framing, which the real writer frames:
+//! The first byte says what the others are: bit 0 clear is a stream as it is, bit 0 set records without their framing, which the real writer frames.
+//! With bit 1 set the sums of version 2 are made right for what the domains hold.
 //!
 //! ```text
 //!  kind    length           given              bytes of the body; zeros follow up to its length
 //!  u8      u16              u16                ...
 //! ```
 //!
-//! `kind` counts through the types that this build knows, and behind them come some that it does not.
+//! The upper two bits of `kind` are bits 31 and 30 of the type, the lower six are its number.
 
 use crate::check_message;
 use luxen::frame::Mfn;
 use luxen::lu::records::{self, AnyRecord, Item, Items, SavedRecord, Summary, validate};
-use luxen::lu::stream::{ByteSource, PagedDest, PagedSource, REC_HEADER_LEN, REC_TYPE_OPTIONAL, Writer};
+use luxen::lu::stream::{ByteSource, PagedDest, PagedSource, REC_HEADER_LEN, Writer, checksum};
 use luxen::mm::physmem::sparse::SparseMem;
 use std::cell::Cell;
 use std::collections::BTreeSet;
-use std::sync::LazyLock;
 
-/// The types of records that this build knows, and END, and some that it does not know.
-static KINDS: LazyLock<Vec<u32>> = LazyLock::new(|| {
-    let ranges = (0..0x20).chain(0x4000_0000..0x4000_0040).chain(0xc000_0000..0xc000_0040);
-    let known = ranges.filter(|&kind| records::is_known(kind));
-    known.chain([0, 0x1f, 0x4000_0fff, REC_TYPE_OPTIONAL | 0x7f, 0xffff_ffff]).collect()
-});
+/// The type that a byte stands for: its upper two bits are the type's, its lower six those of its number.
+const fn kind_of(byte: u8) -> u32 {
+    (byte as u32 & 0xc0) << 24 | byte as u32 & 0x3f
+}
 
 /// The fuzzer's entry.
 pub fn run(bytes: &[u8]) {
     let Some((&mode, rest)) = bytes.split_first() else { return };
-    if mode == 0 { check(&rest.to_vec()) } else { check(&framed(rest)) }
+    let mut stream = if mode & 1 == 0 { rest.to_vec() } else { framed(rest) };
+    if mode & 2 != 0 {
+        seal(&mut stream);
+    }
+    check(&stream);
 }
 
 /// Frames the records.
 fn framed(mut rest: &[u8]) -> Vec<u8> {
     let mut writer = Writer::new(Vec::new());
     while let Some((&[kind, l0, l1, g0, g1], behind)) = rest.split_first_chunk::<5>() {
-        let kind = KINDS[usize::from(kind) % KINDS.len()];
+        let kind = kind_of(kind);
         let given = usize::from(u16::from_le_bytes([g0, g1])).min(behind.len());
         let (given, behind) = behind.split_at(given);
         let mut body = given.to_vec();
@@ -50,6 +52,46 @@ fn framed(mut rest: &[u8]) -> Vec<u8> {
     writer.into_dest()
 }
 
+/// Makes each LU_DOMAIN_SUM what docs/handover.md says, as far as the stream is framed.
+pub fn seal(stream: &mut [u8]) {
+    const BEGIN: u32 = 0x4000_0010;
+    const EXTENTS: u32 = 0x4000_0011;
+    const SUM: u32 = 0x4000_001e;
+    let word = |bytes: &[u8], at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
+    let (mut at, mut start) = (0, 0);
+    let [mut nr_frames, mut nr_extents, mut nr_records] = [0u64; 3];
+    while at + 8 <= stream.len() {
+        let header = word(stream, at);
+        let (kind, len) = (header as u32, (header >> 32) as usize);
+        let end = at + 8 + len.next_multiple_of(8);
+        if end > stream.len() {
+            break;
+        }
+        match kind {
+            BEGIN => {
+                start = at;
+                [nr_frames, nr_extents, nr_records] = [0; 3];
+            }
+            EXTENTS => {
+                for extent in stream[at + 8..at + 8 + len].as_chunks::<16>().0 {
+                    let count = word(extent, 0) >> 40 | word(extent, 8) >> 40 << 24;
+                    nr_frames = nr_frames.saturating_add(count);
+                    nr_extents += 1;
+                }
+            }
+            SUM if len == 32 => {
+                let crc = checksum(&stream[start..at]);
+                for (i, value) in [nr_frames, nr_extents, nr_records, crc.into()].into_iter().enumerate() {
+                    stream[at + 8 + i * 8..][..8].copy_from_slice(&value.to_le_bytes());
+                }
+            }
+            _ => {}
+        }
+        nr_records += 1;
+        at = end;
+    }
+}
+
 /// The records of a stream without their framing, as [`run`] takes them, for seeds.
 pub fn unframed(stream: &[u8]) -> Vec<u8> {
     let mut out = vec![1];
@@ -57,12 +99,10 @@ pub fn unframed(stream: &[u8]) -> Vec<u8> {
     let mut reader = records::reader(&source);
     while let Ok(Some(record)) = reader.next_record() {
         let Ok(body) = record.body.to_vec() else { break };
-        let (Some(kind), Ok(len)) = (KINDS.iter().position(|&kind| kind == record.kind), u16::try_from(body.len()))
-        else {
-            continue;
-        };
+        let kind = (record.kind >> 24 & 0xc0 | record.kind & 0x3f) as u8;
+        let Ok(len) = u16::try_from(body.len()) else { continue };
         let given = body.len() - body.iter().rev().take_while(|byte| **byte == 0).count();
-        out.push(kind as u8);
+        out.push(kind);
         out.extend(len.to_le_bytes());
         out.extend((given as u16).to_le_bytes());
         out.extend(&body[..given]);
@@ -118,6 +158,7 @@ fn walk(stream: &Vec<u8>) -> [u128; 4] {
             AnyRecord::TscInfo(saved) => same(&saved, &body),
             AnyRecord::PvInfo(saved) => same(&saved, &body),
             AnyRecord::Watchdogs(saved) => same(&saved, &body),
+            AnyRecord::DomainSum(saved) => same(&saved, &body),
             AnyRecord::DomainBegin(begin) => {
                 same(&begin, &body);
                 assert!(begin.domid.is_domain() && domids.insert(begin.domid.get()));
@@ -184,4 +225,22 @@ fn same_items<S: ByteSource + ?Sized, T: Item<WORDS>, const WORDS: usize>(
 /// What a summary says of a stream that is good, for other targets.
 pub(crate) fn summary_of<S: ByteSource + ?Sized>(source: &S) -> Option<Summary> {
     validate(records::reader(source)).inspect_err(|error| check_message(error)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_without_framing_come_to_the_same_stream() {
+        for version in ["v1", "v2"] {
+            let path = format!("{}/../../golden/{version}-stream.bin", env!("CARGO_MANIFEST_DIR"));
+            let golden = std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+            let (mut again, mut sealed) = (framed(&unframed(&golden)[1..]), golden.clone());
+            seal(&mut sealed);
+            assert_eq!(sealed, golden, "the sums of a good stream are right");
+            seal(&mut again);
+            assert_eq!(walk(&again), walk(&golden));
+        }
+    }
 }

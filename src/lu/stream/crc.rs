@@ -1,0 +1,164 @@
+//! CRC-32C of bytes, and of bytes that are never looked at again: the CRC of a whole follows from those of its parts.
+//!
+//! A CRC is a remainder of polynomials over GF(2), so that of A followed by B is crc(A) · x^(8·|B|) + crc(B), all modulo the
+//! polynomial; what the CRC begins with and is inverted by at the end cancels out. A frame's CRC, once known, therefore serves
+//! the MFN list, the sum of a domain that lies across it, and the stream's own checksum.
+
+use super::{ByteSource, COPY_LEN};
+use crate::frame::PAGE_SIZE;
+use crc::{CRC_32_ISCSI, Crc, Table};
+
+/// CRC-32C with sixteen tables (16 KiB), which takes sixteen bytes a step. A static, because a const would be copied.
+static CRC32C: Crc<u32, Table<16>> = Crc::<u32, Table<16>>::new(&CRC_32_ISCSI);
+
+/// A CRC-32C in progress.
+pub(in crate::lu) fn digest() -> crc::Digest<'static, u32, Table<16>> {
+    CRC32C.digest()
+}
+
+/// The polynomial, without its highest power; bit 31 is the coefficient of x^0, as in the CRC itself.
+const POLYNOMIAL: u32 = 0x82f6_3b78;
+/// The polynomial 1.
+const ONE: u32 = 1 << 31;
+
+const _: () = assert!(POLYNOMIAL == CRC_32_ISCSI.poly.reverse_bits());
+
+/// `a` · `b`.
+const fn product(a: u32, b: u32) -> u32 {
+    let (mut a, mut b, mut sum) = (a, b, 0);
+    while a != 0 {
+        if a & ONE != 0 {
+            sum ^= b;
+        }
+        a <<= 1;
+        b = if b & 1 == 0 { b >> 1 } else { b >> 1 ^ POLYNOMIAL };
+    }
+    sum
+}
+
+/// x^8, x^16, x^32, ...: what zeros of 1, 2, 4, ... bytes behind it make of a remainder.
+const SHIFTS: [u32; 64] = {
+    let mut shifts = [0; 64];
+    shifts[0] = ONE >> 8;
+    let mut i = 1;
+    while i < shifts.len() {
+        shifts[i] = product(shifts[i - 1], shifts[i - 1]);
+        i += 1;
+    }
+    shifts
+};
+
+/// Bits of a frame's length: a frame's shift is a single product.
+const PAGE_BIT: usize = PAGE_SIZE.trailing_zeros() as usize;
+const _: () = assert!(PAGE_SIZE == 1 << PAGE_BIT);
+
+/// `remainder` · x^(8 · `len_bytes`).
+fn shift(remainder: u32, len_bytes: u64) -> u32 {
+    let mut left = len_bytes;
+    let mut shifted = remainder;
+    while left != 0 {
+        shifted = product(SHIFTS[left.trailing_zeros() as usize], shifted);
+        left &= left - 1;
+    }
+    shifted
+}
+
+/// The CRC-32C of A followed by B, of which `b` is the CRC-32C and `b_len` the length in bytes.
+pub fn joined(a: u32, b: u32, b_len: u64) -> u32 {
+    shift(a, b_len) ^ b
+}
+
+/// The CRC-32C of A followed by `nr_zeros` bytes of zeros.
+pub fn with_zeros(a: u32, nr_zeros: u64) -> u32 {
+    !shift(!a, nr_zeros)
+}
+
+/// CRC-32C of the bytes of a source from `start` to `end`, read one after the other.
+///
+/// # Panics
+/// If they do not all exist.
+pub(super) fn of_bytes<S: ByteSource + ?Sized>(source: &S, start: u64, end: u64) -> u32 {
+    let mut digest = digest();
+    let mut buf = [0; COPY_LEN];
+    let mut at = start;
+    while at < end {
+        let n = (end - at).min(COPY_LEN as u64) as usize;
+        let inside = source.read_at(at, &mut buf[..n]);
+        assert!(inside, "a byte source is as long as it says");
+        digest.update(&buf[..n]);
+        at += n as u64;
+    }
+    digest.finalize()
+}
+
+/// CRC-32C of the bytes of a source from `start` to `end`, where the CRC-32C of its first whole frames is known: only what is
+/// not a whole frame, or none of these, is read.
+pub(super) fn with_known<S: ByteSource + ?Sized>(source: &S, known: &[u32], start: u64, end: u64) -> u32 {
+    let first = start.div_ceil(PAGE_SIZE);
+    let last = (end / PAGE_SIZE).min(known.len() as u64);
+    if first >= last {
+        return of_bytes(source, start, end);
+    }
+    let mut crc = of_bytes(source, start, first * PAGE_SIZE);
+    for &frame in &known[first as usize..last as usize] {
+        crc = product(SHIFTS[PAGE_BIT], crc) ^ frame;
+    }
+    let rest = last * PAGE_SIZE;
+    joined(crc, of_bytes(source, rest, end), end - rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::checksum;
+    use super::*;
+    use alloc::vec::Vec;
+    use proptest::prelude::*;
+    use std::vec;
+
+    /// Bit by bit, from the definition.
+    fn naive(bytes: &[u8]) -> u32 {
+        let mut remainder = u32::MAX;
+        for byte in bytes {
+            remainder ^= u32::from(*byte);
+            for _ in 0..8 {
+                remainder = if remainder & 1 == 0 { remainder >> 1 } else { remainder >> 1 ^ 0x82f6_3b78 };
+            }
+        }
+        !remainder
+    }
+
+    #[test]
+    fn the_definition_gives_the_known_value() {
+        assert_eq!((naive(b"123456789"), checksum(&b"123456789"[..])), (0xe306_9283, 0xe306_9283));
+        assert_eq!((naive(b""), joined(0, 0, 0), with_zeros(0, 0)), (0, 0, 0));
+        assert_eq!(with_zeros(naive(b"x"), 1 << 20), checksum(&[b"x", &vec![0; 1 << 20][..]].concat()));
+    }
+
+    proptest! {
+        #[test]
+        fn a_whole_follows_from_its_parts(a: Vec<u8>, b: Vec<u8>, zeros in 0usize..5000) {
+            let both = [a.as_slice(), &b].concat();
+            prop_assert_eq!(joined(naive(&a), naive(&b), b.len() as u64), naive(&both));
+            let padded = [a.as_slice(), &vec![0; zeros]].concat();
+            prop_assert_eq!(with_zeros(naive(&a), zeros as u64), naive(&padded));
+        }
+
+        /// Whatever is known, the CRC is that of the bytes; and what is known is used, so a wrong one shows.
+        #[test]
+        fn known_frames_stand_for_their_bytes(
+            seed: u32, len in 0u64..20_000, cuts in (0u64..20_000, 0u64..20_000), nr_known in 0usize..6,
+        ) {
+            let bytes: Vec<u8> = (0..len as u32).map(|i| (i.wrapping_mul(seed | 1) >> 11) as u8).collect();
+            let (start, end) = (cuts.0.min(cuts.1).min(len), cuts.0.max(cuts.1).min(len));
+            let mut known: Vec<u32> = bytes.chunks_exact(PAGE_SIZE as usize).map(naive).take(nr_known).collect();
+            let expected = naive(&bytes[start as usize..end as usize]);
+            prop_assert_eq!(with_known(&bytes, &known, start, end), expected);
+            let is_used = |i: u64| start <= i * PAGE_SIZE && (i + 1) * PAGE_SIZE <= end;
+            for i in 0..known.len() {
+                known[i] ^= 0x10;
+                prop_assert_eq!(with_known(&bytes, &known, start, end) != expected, is_used(i as u64));
+                known[i] ^= 0x10;
+            }
+        }
+    }
+}
