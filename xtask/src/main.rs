@@ -8,6 +8,7 @@ mod check;
 mod console;
 mod damage;
 mod digest;
+mod fuzz;
 mod grub_pv;
 mod image;
 mod job;
@@ -59,6 +60,10 @@ enum Verb {
     /// A scenario passes if the debug-exit value and the last line agree on the verdict that it expects, and all that it
     /// says about the console holds. No verdict in time is an ERROR, not a failure. Long ones run with --all, or by name.
     QemuTest(scenario::Args),
+    /// Fuzz what reads bytes that luxen has not made: streams, images, kernels, command lines, page tables...
+    ///
+    /// Each target of tests/fuzz runs under libFuzzer for a while. The exit code is 0 only if none found anything.
+    Fuzz(fuzz::Args),
 }
 
 fn main() -> ExitCode {
@@ -86,6 +91,7 @@ impl Verb {
             Verb::Run(args) => run::verb(args),
             Verb::Test(args) => check::verb(args),
             Verb::QemuTest(args) => scenario::verb(args),
+            Verb::Fuzz(args) => fuzz::verb(args),
         }
     }
 }

@@ -16,6 +16,7 @@ pub fn all() -> Vec<Scenario> {
         .guests(job::guests())
         .says("update 60$")
         .steady_memory()
+        .even_pauses()
         .limit(600),
         update(
             "soak-thousand",
@@ -26,6 +27,7 @@ pub fn all() -> Vec<Scenario> {
         .guests(job::guests())
         .says("update 1000$")
         .steady_memory()
+        .even_pauses()
         .extended()
         .limit(7200),
         update("update-back-to-back", "the second update starts as soon as the first is over", 2, 0)

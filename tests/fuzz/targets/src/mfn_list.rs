@@ -58,7 +58,7 @@ pub fn run(bytes: &[u8]) {
         let which = usize::from(which) % (chain.len() + 1);
         // The one behind the list is the stream's first page.
         let page = chain.get(which).copied().unwrap_or(pages[0]);
-        let at = page.maddr().offset(u64::from(u16::from_le_bytes([o0, o1])) % PAGE_SIZE & !7);
+        let at = page.maddr().offset((u64::from(u16::from_le_bytes([o0, o1])) % PAGE_SIZE) & !7);
         let value = u64::from_le_bytes(value);
         is_changed |= value != 0;
         mem.write_u64(at, mem.read_u64(at) ^ value);

@@ -224,7 +224,7 @@ fn same_items<S: ByteSource + ?Sized, T: Item<WORDS>, const WORDS: usize>(
 
 /// What a summary says of a stream that is good, for other targets.
 pub(crate) fn summary_of<S: ByteSource + ?Sized>(source: &S) -> Option<Summary> {
-    validate(records::reader(source)).inspect_err(|error| check_message(error)).ok()
+    validate(records::reader(source)).inspect_err(check_message).ok()
 }
 
 #[cfg(test)]
