@@ -44,6 +44,13 @@ impl Guest {
             .line(format!("console=hvc0 luxen.job={jobs}"))
     }
 
+    /// A Linux guest with the kernel and the packed file system for little memory. It needs [`small_linux_ramdisk`].
+    pub fn small_linux(memory: &str, jobs: &str) -> Self {
+        Self { file: paths::out(linux::SMALL_KERNEL), ..Self::linux(memory, jobs) }
+            // Without them the kernel spends megabytes at boot on what the guest does not use.
+            .line("initcall_blacklist=tracer_init_tracefs cgroup_disable=memory")
+    }
+
     fn of(file: PathBuf, name: &str, memory: &str) -> Self {
         let (name, memory) = (name.to_owned(), memory.to_owned());
         Self { file, name, memory, options: String::new(), command_line: String::new() }
@@ -85,6 +92,11 @@ const LINUX_RAMDISK: &str = "initramfs";
 /// The ramdisk that [`Guest::linux`] refers to.
 pub fn linux_ramdisk() -> Module {
     Module { file: paths::out(linux::INITRAMFS), string: format!("ramdisk name={LINUX_RAMDISK}") }
+}
+
+/// The ramdisk that [`Guest::small_linux`] refers to.
+pub fn small_linux_ramdisk() -> Module {
+    Module { file: paths::out(linux::PACKED_INITRAMFS), ..linux_ramdisk() }
 }
 
 /// The pair that sends each other numbered events; `first` is the domain number of the first of them.

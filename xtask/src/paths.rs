@@ -14,6 +14,8 @@ pub const ISO: &str = "target/luxen/iso";
 pub const DAMAGED: &str = "target/luxen/damaged";
 /// Debian's packages, and what was unpacked of them.
 pub const DEBIAN: &str = "target/luxen/debian";
+/// The same of the kernel for cloud images.
+pub const DEBIAN_CLOUD: &str = "target/luxen/debian-cloud";
 /// Cargo's directory for programs without shared libraries: other flags would make host builds stale.
 pub const STATIC_TARGET: &str = "target/static";
 /// Cargo's directory for the bare targets: RUSTC_BOOTSTRAP would otherwise make host builds stale.

@@ -10,7 +10,9 @@
 //!
 //! Pseudo-physical address 0 is mapped at the kernel's VIRT_BASE, and everything up to the boundary one to one behind
 //! it, writable but for the page tables. A kernel with the note INIT_P2M gets its p2m list at that address instead, and
-//! one with MOD_START_PFN its ramdisk by pfn; both then lie behind what is mapped.
+//! one with MOD_START_PFN its ramdisk by pfn; both then lie behind what is mapped. Where the memory is too small for that,
+//! the p2m list stays in the boot mapping, as on a Xen that does not know the note, and a ramdisk by pfn lies
+//! in the memory below the kernel, from 1 MiB on.
 //!
 //! Two phases: [`Layout::plan`] says where everything goes and refuses what does not fit; [`Layout::write`] cannot
 //! fail. The caller has assigned the memory to the domain and scrubbed it: what is not listed here is not written. The
@@ -44,6 +46,8 @@ const MAGIC: &[u8] = b"xen-3.0-x86_64";
 const SLACK_PAGES: u64 = (512 << 10) / PAGE_SIZE;
 /// The boot mapping ends at a multiple of this.
 const MAPPING_ALIGN: u64 = 4 << 20;
+/// First page that a ramdisk below the kernel may have: Linux keeps the first megabyte for what PCs have there.
+const LOW_RAMDISK_PFN: u64 = (1 << 20) / PAGE_SIZE;
 /// Entries of the p2m list in a page.
 const P2M_PER_PAGE: u64 = PAGE_SIZE / 8;
 
@@ -244,6 +248,15 @@ struct P2m {
     nr_tables: Option<u64>,
 }
 
+/// Where the p2m list and a ramdisk go that need not be mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unmapped {
+    /// Behind the boot mapping.
+    Behind,
+    /// Wherever there is room.
+    Anywhere,
+}
+
 /// Hands out pages, one behind the other.
 struct Pages(u64);
 
@@ -259,6 +272,13 @@ impl Pages {
 impl<'a> Layout<'a> {
     /// Finds a place for everything.
     pub fn plan(config: Config<'a>) -> Result<Self, BuildError> {
+        match Self::plan_with(config, Unmapped::Behind) {
+            Err(BuildError::MemoryTooSmall { .. }) => Self::plan_with(config, Unmapped::Anywhere),
+            result => result,
+        }
+    }
+
+    fn plan_with(config: Config<'a>, unmapped: Unmapped) -> Result<Self, BuildError> {
         check_command_line(config.command_line)?;
         let memory = Memory::try_new(config.memory)?;
         let nr_pages = memory.nr_pages();
@@ -267,8 +287,11 @@ impl<'a> Layout<'a> {
         let p2m_pages = nr_pages.div_ceil(P2M_PER_PAGE);
         let (notes, virt_base) = (config.kernel.notes(), config.kernel.virt_base());
         // As in Xen, a list that cannot be mapped by itself stays in the boot mapping.
-        let p2m_va = notes.init_p2m.filter(|&va| va < virt_base && va.is_multiple_of(PAGE_SIZE));
+        let p2m_va =
+            notes.init_p2m.filter(|&va| unmapped == Unmapped::Behind && va < virt_base && va.is_multiple_of(PAGE_SIZE));
         let is_ramdisk_mapped = !notes.takes_ramdisk_by_pfn;
+        let kernel_pfn = config.kernel.start() / PAGE_SIZE;
+        let is_ramdisk_low = unmapped == Unmapped::Anywhere && LOW_RAMDISK_PFN + ramdisk_pages <= kernel_pfn;
         let has = |needed_pages| {
             let too_small = BuildError::MemoryTooSmall { needed_pages, found_pages: nr_pages };
             if needed_pages <= nr_pages { Ok(()) } else { Err(too_small) }
@@ -304,7 +327,9 @@ impl<'a> Layout<'a> {
 
         // What is not mapped lies behind everything that could be.
         let mut next = Pages(boot_pages);
-        if !is_ramdisk_mapped && ramdisk_pages != 0 {
+        if !is_ramdisk_mapped && is_ramdisk_low {
+            ramdisk_pfn = LOW_RAMDISK_PFN;
+        } else if !is_ramdisk_mapped && ramdisk_pages != 0 {
             ramdisk_pfn = next.take(ramdisk_pages);
             has(next.0)?;
         }

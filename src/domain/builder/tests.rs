@@ -189,7 +189,8 @@ fn check(inputs: &Inputs) -> Result<(), BuildError> {
         assert_eq!((mod_start, flags), (0, 1 | 16));
     } else if notes.takes_ramdisk_by_pfn {
         assert_eq!(flags, 1 | 8 | 16);
-        assert!(mod_start * 4096 >= start.virt_end - base);
+        let end = mod_start * 4096 + mod_len;
+        assert!(mod_start * 4096 >= start.virt_end - base || (mod_start >= 256 && end <= kernel.start()));
         for (i, page) in ramdisk.chunks(4096).enumerate() {
             let mut found = vec![0; page.len()];
             mem.read(Maddr::new(inputs.mfn(mod_start + i as u64) * 4096), &mut found);
@@ -206,7 +207,8 @@ fn check(inputs: &Inputs) -> Result<(), BuildError> {
     assert_eq!(p2m, start.p2m);
     let expected: Vec<u8> = (0..nr_pages).flat_map(|pfn| inputs.mfn(pfn).to_le_bytes()).collect();
     assert!(read_va(&mem, l4, p2m, expected.len()) == expected);
-    match notes.init_p2m.filter(|&va| va < base) {
+    let is_in_boot_mapping = (base..start.virt_end).contains(&p2m);
+    match notes.init_p2m.filter(|&va| va < base && !is_in_boot_mapping) {
         Some(va) => {
             assert_eq!((p2m, first_p2m), (va, start.p2m_pfn.get()));
             assert!(first_p2m * 4096 >= start.virt_end - base && first_p2m + nr_p2m <= nr_pages);
@@ -271,6 +273,23 @@ fn a_kernel_like_linux_finds_what_it_expects() {
             assert_eq!(check(&inputs), Ok(()));
         }
     }
+}
+
+#[test]
+fn where_memory_is_short_nothing_lies_behind_the_boot_mapping() {
+    // The kernel ends at 0x1049, what belongs to it before 0x1400, where the boot mapping ends.
+    let linux = Sample::like_linux();
+    for ramdisk in [&[][..], &[0x1_0000], &[0xef_0000]] {
+        let inputs = Inputs::new(&linux, ramdisk, fragments(0x1400, 512));
+        assert_eq!(check(&inputs), Ok(()));
+        let kernel = Kernel::parse(&inputs.file).unwrap();
+        let layout = Layout::plan(inputs.config(&kernel)).unwrap();
+        assert_eq!(layout.start().p2m, BASE + layout.start().p2m_pfn.get() * 4096);
+        assert_eq!(layout.ramdisk.pfn, 256);
+    }
+    // Below the kernel are 15 MiB: one page more than them has to lie behind.
+    let inputs = Inputs::new(&linux, &[0xf0_0001], fragments(0x1400, 512));
+    assert_eq!(needed(&inputs), Some(0x1400 + 0xf01));
 }
 
 #[test]

@@ -1,12 +1,14 @@
 //! The guest's first file system: busybox, the scripts of tests/linux/root, the programs of tests/linux, some kernel modules.
 //!
-//! An archive in cpio's `newc` form, unpacked: the kernel then has less to do than it would save. busybox makes the links for its applets
-//! by itself, in the guest.
+//! An archive in cpio's `newc` form, as it is, which saves the kernel work, and packed, which saves it memory. busybox makes the links for its
+//! applets by itself, in the guest.
 
 use super::packages::Debian;
 use crate::{build, paths};
 use anyhow::{Context, Result};
 use cpio::newc::{Builder, ModeFileType, trailer};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -19,8 +21,8 @@ const DIRECTORIES: [&str; 10] = ["bin", "dev", "jobs", "modules", "proc", "run",
 /// What the kernel needs before /init has mounted a devtmpfs: name, permissions, major, minor.
 const DEVICES: [(&str, u32, u32, u32); 2] = [("dev/console", 0o600, 5, 1), ("dev/null", 0o666, 1, 3)];
 
-/// Writes the archive.
-pub fn write(debian: &Debian, to: &Path) -> Result<()> {
+/// Writes the archive, as it is and packed.
+pub fn write(debian: &Debian, to: &Path, packed: &Path) -> Result<()> {
     let mut archive = Archive::new(Vec::new());
     for name in DIRECTORIES {
         archive.directory(name)?;
@@ -48,7 +50,14 @@ pub fn write(debian: &Debian, to: &Path) -> Result<()> {
             archive.file(&name, mode, &read(&script)?)?;
         }
     }
-    fs::write(to, archive.finish()?).with_context(|| format!("cannot write {}", to.display()))
+    let archive = archive.finish()?;
+    let mut gz = GzEncoder::new(Vec::new(), Compression::best());
+    gz.write_all(&archive).context("cannot pack the archive")?;
+    let gz = gz.finish().context("cannot pack the archive")?;
+    let write =
+        |to: &Path, bytes: &[u8]| fs::write(to, bytes).with_context(|| format!("cannot write {}", to.display()));
+    write(to, &archive)?;
+    write(packed, &gz)
 }
 
 /// An archive that grows.

@@ -18,26 +18,39 @@ use std::time::SystemTime;
 
 /// The kernel that guests boot.
 pub const KERNEL: &str = "linux/vmlinux";
+/// A kernel for guests that have hardly any memory.
+pub const SMALL_KERNEL: &str = "linux/vmlinux-cloud";
 /// Their first file system.
 pub const INITRAMFS: &str = "linux/initramfs";
+/// The same, packed: less memory has to be there when it is unpacked.
+pub const PACKED_INITRAMFS: &str = "linux/initramfs.gz";
 
-/// Makes [`KERNEL`] and [`INITRAMFS`] in target/luxen/, unless what is there is to be used as it is.
+/// Makes [`KERNEL`], [`INITRAMFS`] and [`PACKED_INITRAMFS`] in target/luxen/, unless what is there is to be used as it is.
 pub fn ensure(no_build: bool) -> Result<()> {
-    if no_build && paths::out(KERNEL).exists() && paths::out(INITRAMFS).exists() {
+    if no_build && [KERNEL, INITRAMFS, PACKED_INITRAMFS].iter().all(|file| paths::out(file).exists()) {
         return Ok(());
     }
     setup::ensure(setup::LINUX)?;
     build::linux_programs()?;
-    let debian = packages::ensure()?;
+    let debian = packages::ensure(packages::STOCK)?;
     fs::create_dir_all(paths::out("linux")).context("cannot make target/luxen/linux")?;
-    let vmlinuz = debian.vmlinuz()?;
-    let vmlinux = paths::out(KERNEL);
-    // Unpacking takes seconds; a newer package or another xtask makes it necessary.
-    let is_current = is_newer(&vmlinux, &vmlinuz) && std::env::current_exe().is_ok_and(|exe| is_newer(&vmlinux, &exe));
-    if !is_current {
-        unpack(&vmlinuz, &vmlinux)?;
+    unpack_if_older(&debian.vmlinuz()?, &paths::out(KERNEL))?;
+    initramfs::write(&debian, &paths::out(INITRAMFS), &paths::out(PACKED_INITRAMFS))
+}
+
+/// Makes [`SMALL_KERNEL`] in target/luxen/, unless what is there is to be used as it is.
+pub fn ensure_small(no_build: bool) -> Result<()> {
+    if no_build && paths::out(SMALL_KERNEL).exists() {
+        return Ok(());
     }
-    initramfs::write(&debian, &paths::out(INITRAMFS))
+    let debian = packages::ensure(packages::CLOUD)?;
+    unpack_if_older(&debian.vmlinuz()?, &paths::out(SMALL_KERNEL))
+}
+
+/// Unpacking takes seconds; a newer package or another xtask makes it necessary.
+fn unpack_if_older(vmlinuz: &Path, vmlinux: &Path) -> Result<()> {
+    let is_current = is_newer(vmlinux, vmlinuz) && std::env::current_exe().is_ok_and(|exe| is_newer(vmlinux, &exe));
+    if is_current { Ok(()) } else { unpack(vmlinuz, vmlinux) }
 }
 
 /// The kernel `file` as a file that the boot loader can be given: as it is if it is an ELF file, otherwise unpacked into

@@ -2,7 +2,7 @@
 //!
 //! `linux-image-amd64` only names the package with the current kernel, so what is downloaded is its dependency. A stamp beside the
 //! files says which packages are unpacked; as long as it is there, nothing is asked and nothing is downloaded. `rm -r
-//! target/luxen/debian` makes the next run look for newer ones.
+//! target/luxen/debian*` makes the next run look for newer ones.
 
 use crate::{paths, setup, step};
 use anyhow::{Context, Result, bail, ensure};
@@ -11,8 +11,22 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Names the current kernel's package.
-const KERNEL_META: &str = "linux-image-amd64";
+/// A kernel that Debian has, and what is wanted beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// Names the current kernel's package.
+    kernel_meta: &'static str,
+    /// Further packages.
+    beside: &'static [&'static str],
+    /// Where all of it goes.
+    dir: &'static str,
+}
+
+/// The kernel of an ordinary system, and busybox.
+pub const STOCK: Source = Source { kernel_meta: "linux-image-amd64", beside: &[BUSYBOX], dir: paths::DEBIAN };
+/// The kernel of cloud images, which has fewer drivers and takes less memory.
+pub const CLOUD: Source = Source { kernel_meta: "linux-image-cloud-amd64", beside: &[], dir: paths::DEBIAN_CLOUD };
+
 /// Has busybox without libraries.
 const BUSYBOX: &str = "busybox-static";
 /// Files unpacked, as tar's patterns: the archive has thousands more.
@@ -74,15 +88,15 @@ fn files_below(dir: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// The packages' files, downloaded if they are not there yet.
-pub fn ensure() -> Result<Debian> {
-    let dir = Path::new(paths::DEBIAN);
+pub fn ensure(source: Source) -> Result<Debian> {
+    let dir = Path::new(source.dir);
     let stamp = dir.join("stamp");
     let debian = Debian { root: dir.join("root") };
     if stamp.exists() {
         return Ok(debian);
     }
     fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-    let packages = download(dir)?;
+    let packages = download(source)?;
     let unfinished = dir.join("root.unfinished");
     if unfinished.exists() {
         fs::remove_dir_all(&unfinished).with_context(|| format!("cannot remove {}", unfinished.display()))?;
@@ -96,37 +110,41 @@ pub fn ensure() -> Result<Debian> {
     }
     fs::rename(&unfinished, &debian.root).context("cannot rename the unpacked packages")?;
     debian.vmlinuz()?;
-    debian.busybox()?;
+    if source.beside.contains(&BUSYBOX) {
+        debian.busybox()?;
+    }
     let names: Vec<String> = packages.iter().filter_map(|file| Some(file.file_name()?.to_str()?.to_owned())).collect();
     fs::write(&stamp, names.join("\n") + "\n").with_context(|| format!("cannot write {}", stamp.display()))?;
     Ok(debian)
 }
 
-/// Downloads both packages into `dir`, unless they are there.
-fn download(dir: &Path) -> Result<Vec<PathBuf>> {
+/// Downloads a source's packages, unless they are there.
+fn download(source: Source) -> Result<Vec<PathBuf>> {
     // The lists may be missing, or so old that the files they name are gone: either way new ones help, once.
-    match try_download(dir) {
+    match try_download(source) {
         Ok(files) => Ok(files),
         Err(first) => {
             eprintln!("set-up: {first:#}: fetching the package lists");
             step::run("set-up: apt-get update", setup::apt_get()?.arg("update"))?;
-            try_download(dir)
+            try_download(source)
         }
     }
 }
 
-fn try_download(dir: &Path) -> Result<Vec<PathBuf>> {
+fn try_download(source: Source) -> Result<Vec<PathBuf>> {
+    let Source { kernel_meta, beside, dir } = source;
     let output = Command::new("apt-cache")
-        .args(["depends", "--no-recommends", "--no-suggests", KERNEL_META])
+        .args(["depends", "--no-recommends", "--no-suggests", kernel_meta])
         .output()
         .context("cannot run apt-cache")?;
     let kernel = dependency(&String::from_utf8_lossy(&output.stdout)).with_context(|| {
-        format!("apt knows no package {KERNEL_META} (Debian's; on another system give a kernel with --kernel)")
+        format!("apt knows no package {kernel_meta} (Debian's; on another system give a kernel with --kernel)")
     })?;
     let mut command = Command::new("apt-get");
-    command.current_dir(dir).args(["download", &kernel, BUSYBOX]);
+    command.current_dir(dir).args(["download", &kernel]).args(beside);
     step::run("set-up: apt-get download", &mut command)?;
-    [kernel.as_str(), BUSYBOX].into_iter().map(|package| newest(dir, package)).collect()
+    let names = [kernel.as_str()].into_iter().chain(beside.iter().copied());
+    names.map(|package| newest(Path::new(dir), package)).collect()
 }
 
 /// The package with the kernel, by what `apt-cache depends linux-image-amd64` says.

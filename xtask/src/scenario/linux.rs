@@ -19,9 +19,19 @@ const FINISH: &str = "f";
 /// All of them.
 pub fn all() -> Vec<Scenario> {
     vec![
+        Scenario::new("linux-boot-64m", "Debian's kernel for cloud images boots in 64 MiB, and is updated")
+            .memory("512M")
+            .options("liveupdate=32M")
+            .modules(job::images())
+            .modules([job::small_linux_ramdisk()])
+            .guests([Guest::small_linux("64M", "shell")])
+            .update_each(SHELL, 1)
+            .when("lu: report", FINISH)
+            .limit(300)
+            .extended(),
         linux(
-            "linux-boot-64m",
-            "64 MiB are less than the kernel alone: refused, with the figure",
+            "linux-boot-too-small",
+            "64 MiB are less than the ordinary kernel alone: refused, with the figure",
             Guest::linux("64M", "shell"),
         )
         .loses(1)

@@ -81,11 +81,14 @@ pub fn verb(args: Args) -> Result<ExitCode> {
 /// Makes what the scenarios take beside the two builds and the small guests.
 pub fn prepare(scenarios: &[Scenario], no_build: bool) -> Result<()> {
     damage::make_all()?;
-    if scenarios.iter().any(Scenario::has_linux) {
+    let has = |name: &str| scenarios.iter().any(|scenario| scenario.has_module(name));
+    if has(linux_guest::KERNEL) || has(linux_guest::SMALL_KERNEL) {
         linux_guest::ensure(no_build)?;
     }
-    let grub = paths::out(grub_pv::PROGRAM);
-    if scenarios.iter().any(|scenario| scenario.boot.modules.iter().any(|module| module.file == grub)) {
+    if has(linux_guest::SMALL_KERNEL) {
+        linux_guest::ensure_small(no_build)?;
+    }
+    if has(grub_pv::PROGRAM) {
         grub_pv::make()?;
     }
     Ok(())
@@ -315,10 +318,10 @@ impl Scenario {
         self
     }
 
-    /// True if a Linux guest's files have to be there.
-    pub fn has_linux(&self) -> bool {
-        let kernel = paths::out(linux_guest::KERNEL);
-        self.boot.modules.iter().any(|module| module.file == kernel)
+    /// True if a file of target/luxen/ is among the modules.
+    fn has_module(&self, name: &str) -> bool {
+        let file = paths::out(name);
+        self.boot.modules.iter().any(|module| module.file == file)
     }
 
     /// May take this many seconds.
