@@ -8,6 +8,8 @@ use std::process::Command;
 
 /// The two builds of the hypervisor and the feature that tells them apart.
 pub const KERNELS: [(&str, &[&str]); 2] = [("luxen", &[]), ("luxen-next", &["--features", "next"])];
+/// A build of before there was a second stream version, for the scenarios that come from it or go back to it.
+pub const FIRST_STREAM: (&str, &[&str]) = ("luxen-v1", &["--features", "v1"]);
 /// The test guests.
 pub const GUESTS: [&str; 10] =
     ["pulse", "memory", "tables", "events", "grants", "updater", "smp", "balloon", "echo", "hostile"];
@@ -57,17 +59,7 @@ pub fn all_unless(no_build: bool) -> Result<()> {
 
 /// Builds everything.
 pub fn all() -> Result<()> {
-    for (name, features) in KERNELS {
-        let mut command = bare_cargo("build", KERNEL_TARGET);
-        command.args(["-p", "luxen", "--bin", "luxen"]).args(features);
-        step::run(&format!("build {name}"), &mut command)?;
-        // Both builds come out under one name: take each away before the next is made.
-        let made = Path::new(paths::BARE_TARGET).join("x86_64-xen/release/luxen");
-        let file = split_debug(&made, name)?;
-        let mut bytes = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
-        digest::seal(&mut bytes).with_context(|| format!("cannot seal {}", file.display()))?;
-        fs::write(&file, bytes).with_context(|| format!("cannot write {}", file.display()))?;
-    }
+    KERNELS.into_iter().try_for_each(kernel)?;
     let mut command = bare_cargo("build", GUEST_TARGET);
     command.args(["-p", "luxen-guests", "--bins"]);
     step::run("build guests", &mut command)?;
@@ -75,6 +67,19 @@ pub fn all() -> Result<()> {
         split_debug(&Path::new(paths::BARE_TARGET).join("x86_64-guest/release").join(name), name)?;
     }
     Ok(())
+}
+
+/// Builds the hypervisor with these features under that name.
+pub fn kernel((name, features): (&str, &[&str])) -> Result<()> {
+    let mut command = bare_cargo("build", KERNEL_TARGET);
+    command.args(["-p", "luxen", "--bin", "luxen"]).args(features);
+    step::run(&format!("build {name}"), &mut command)?;
+    // All builds come out under one name: take each away before the next is made.
+    let made = Path::new(paths::BARE_TARGET).join("x86_64-xen/release/luxen");
+    let file = split_debug(&made, name)?;
+    let mut bytes = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    digest::seal(&mut bytes).with_context(|| format!("cannot seal {}", file.display()))?;
+    fs::write(&file, bytes).with_context(|| format!("cannot write {}", file.display()))
 }
 
 /// Cargo for programs that need no shared library, because an initramfs has none.

@@ -23,7 +23,14 @@ pub enum Damage {
     Undigested,
     /// No ELF file at all.
     Garbage,
+    /// A good image that says that it reads stream versions from 3 on only.
+    NewerStream,
 }
+
+/// Note type of what an image needs.
+const NOTE_NEEDS: u64 = 2;
+/// Place of the oldest and of the newest stream version that an image reads in that note, 4 bytes each.
+const STREAM_MIN: usize = 12;
 
 /// The size of an image slot.
 const SLOT_BYTES: u64 = 4 << 20;
@@ -33,8 +40,15 @@ const MULTIBOOT2_SEARCH_BYTES: usize = 32 * 1024;
 
 impl Damage {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Truncated, Self::Flipped, Self::NotMultiboot2, Self::TooLarge, Self::Undigested, Self::Garbage];
+    pub const ALL: [Self; 7] = [
+        Self::Truncated,
+        Self::Flipped,
+        Self::NotMultiboot2,
+        Self::TooLarge,
+        Self::Undigested,
+        Self::Garbage,
+        Self::NewerStream,
+    ];
 
     /// The file that [`make_all`] leaves.
     pub fn file(self) -> PathBuf {
@@ -45,6 +59,7 @@ impl Damage {
             Self::TooLarge => "too-large",
             Self::Undigested => "undigested",
             Self::Garbage => "garbage",
+            Self::NewerStream => "newer-stream",
         };
         Path::new(paths::DAMAGED).join(name)
     }
@@ -67,6 +82,12 @@ impl Damage {
                 // The owner's name stands right before the digest, padded to a multiple of four.
                 let place = digest::place(&file)?;
                 file[place.start - 8..place.start].fill(b'x');
+            }
+            Self::NewerStream => {
+                let place = digest::note(&file, NOTE_NEEDS)?.start + STREAM_MIN;
+                file[place..place + 4].copy_from_slice(&3u32.to_le_bytes());
+                file[place + 4..place + 8].copy_from_slice(&4u32.to_le_bytes());
+                digest::seal(&mut file)?;
             }
             Self::Garbage => file = (0..64 * 1024u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect(),
         }
@@ -118,6 +139,14 @@ mod tests {
     /// A small image in which everything that is damaged exists: its one segment is a PT_NOTE, so a PT_LOAD is put in front.
     fn image() -> Vec<u8> {
         let mut file = elf_with_note(b"luxen", &[0; 32]);
+        // A second note behind the first: what the image needs.
+        let behind = digest::place(&file).unwrap().end;
+        let needs = [&[6, 0, 0, 0, 48, 0, 0, 0, 2, 0, 0, 0][..], b"luxen\0\0\0", &[1; 48]].concat();
+        let segment_len = (behind - 120 + needs.len()) as u64;
+        file.splice(behind..behind, needs);
+        for place in [96, 104] {
+            file[place..place + 8].copy_from_slice(&segment_len.to_le_bytes());
+        }
         file.resize(file.len().next_multiple_of(8), 0);
         file.extend(MULTIBOOT2_MAGIC.to_le_bytes());
         file.extend([1; 400]);
@@ -156,6 +185,13 @@ mod tests {
         assert!(bad(Damage::TooLarge).len() == good.len());
         assert!(digest::place(&bad(Damage::Undigested)).is_err());
         assert!(digest::place(&bad(Damage::Garbage)).is_err());
+        let newer = bad(Damage::NewerStream);
+        assert!(digest_holds(&newer));
+        let needs = digest::note(&newer, NOTE_NEEDS).unwrap();
+        assert_eq!(newer[needs.clone()][12..20], [3, 0, 0, 0, 4, 0, 0, 0]);
+        let differs: Vec<usize> = (0..newer.len()).filter(|&i| newer[i] != good[i]).collect();
+        let digest = digest::place(&good).unwrap();
+        assert!(differs.iter().all(|i| digest.contains(i) || (needs.start + 12..needs.start + 20).contains(i)));
     }
 
     #[test]

@@ -21,21 +21,27 @@ const LEN_BYTES: usize = 32;
 
 /// Where in the file the 32 bytes lie.
 pub fn place(file: &[u8]) -> Result<Range<usize>> {
+    let place = note(file, TYPE)?;
+    ensure!(place.len() == LEN_BYTES, "the digest note has {} bytes, not {LEN_BYTES}", place.len());
+    Ok(place)
+}
+
+/// Where in the file the body of luxen's note of a type lies.
+pub fn note(file: &[u8], kind: u64) -> Result<Range<usize>> {
     let elf = ElfBytes::<LittleEndian>::minimal_parse(file).context("not an ELF file")?;
     let segments = elf.segments().context("no program headers")?;
     for header in segments.iter().filter(|header| header.p_type == PT_NOTE) {
         for note in elf.segment_data_as_notes(&header).context("a PT_NOTE segment lies outside the file")? {
             let Note::Unknown(note) = note else { continue };
             let owner = note.name_str().unwrap_or_default().as_bytes();
-            if owner == OWNER && note.n_type == TYPE {
-                ensure!(note.desc.len() == LEN_BYTES, "the digest note has {} bytes, not {LEN_BYTES}", note.desc.len());
+            if owner == OWNER && note.n_type == kind {
                 // `desc` is a slice of `file`: its place follows from the two addresses.
                 let start = note.desc.as_ptr().addr() - file.as_ptr().addr();
-                return Ok(start..start + LEN_BYTES);
+                return Ok(start..start + note.desc.len());
             }
         }
     }
-    bail!("no ELF note of owner luxen and type 1 in a PT_NOTE segment")
+    bail!("no ELF note of owner luxen and type {kind} in a PT_NOTE segment")
 }
 
 /// Writes the digest into its place and returns it in hexadecimal.

@@ -3,7 +3,7 @@
 //! The checksums of the MFN list say that the bytes are those that were written. The sum says that they are all of a domain's: that no
 //! record was left out, or written twice, or between those of another domain, by the one who wrote them.
 
-use super::super::stream::{Body, ByteSource, Dest, RecordError, Sink, WriteError, Writer};
+use super::super::stream::{Body, ByteSource, Dest, RecordError, Sink, WriteError, Writer, behind};
 use super::{DomainBegin, LU_DOMAIN_SUM, SavedExtent, SavedRecord, StreamVersion};
 
 /// The sum of a domain's records.
@@ -43,6 +43,8 @@ impl SavedRecord for LuDomainSum {
 pub struct OpenDomain {
     version: StreamVersion,
     at: u64,
+    /// CRC-32C of all that comes before it.
+    crc: u32,
     nr_records: u64,
     nr_frames: u64,
     nr_extents: u64,
@@ -55,7 +57,9 @@ impl OpenDomain {
         version: StreamVersion,
         begin: &DomainBegin,
     ) -> Result<Self, WriteError> {
-        let open = Self { version, at: out.len_bytes(), nr_records: out.nr_records(), nr_frames: 0, nr_extents: 0 };
+        let crc = if version == StreamVersion::V1 { 0 } else { out.crc_so_far()? };
+        let (at, nr_records) = (out.len_bytes(), out.nr_records());
+        let open = Self { version, at, crc, nr_records, nr_frames: 0, nr_extents: 0 };
         out.save(begin)?;
         Ok(open)
     }
@@ -70,9 +74,12 @@ impl OpenDomain {
     pub fn end<D: Dest>(self, out: &mut Writer<D>) -> Result<(), WriteError> {
         if self.version >= StreamVersion::V2 {
             let nr_records = out.nr_records() - self.nr_records;
-            let crc = out.crc_from(self.at)?;
+            let crc = behind(self.crc, out.crc_so_far()?, out.len_bytes() - self.at);
             out.save(&LuDomainSum { nr_frames: self.nr_frames, nr_extents: self.nr_extents, nr_records, crc })?;
         }
         out.end_domain()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -68,6 +68,11 @@ pub fn joined(a: u32, b: u32, b_len: u64) -> u32 {
     shift(a, b_len) ^ b
 }
 
+/// The CRC-32C of B, where `a` is that of A, `both` that of A followed by B, and `b_len` the length of B in bytes.
+pub fn behind(a: u32, both: u32, b_len: u64) -> u32 {
+    both ^ shift(a, b_len)
+}
+
 /// The CRC-32C of A followed by `nr_zeros` bytes of zeros.
 pub fn with_zeros(a: u32, nr_zeros: u64) -> u32 {
     !shift(!a, nr_zeros)
@@ -78,7 +83,16 @@ pub fn with_zeros(a: u32, nr_zeros: u64) -> u32 {
 /// # Panics
 /// If they do not all exist.
 pub(super) fn of_bytes<S: ByteSource + ?Sized>(source: &S, start: u64, end: u64) -> u32 {
-    let mut digest = digest();
+    continued(0, source, start, end)
+}
+
+/// The CRC-32C of A, of which `crc` is that, followed by the bytes of a source from `start` to `end`.
+///
+/// # Panics
+/// If they do not all exist.
+pub(super) fn continued<S: ByteSource + ?Sized>(crc: u32, source: &S, start: u64, end: u64) -> u32 {
+    // A digest takes what it begins with in the other order of bits.
+    let mut digest = CRC32C.digest_with_initial((!crc).reverse_bits());
     let mut buf = [0; COPY_LEN];
     let mut at = start;
     while at < end {
@@ -138,7 +152,10 @@ mod tests {
         #[test]
         fn a_whole_follows_from_its_parts(a: Vec<u8>, b: Vec<u8>, zeros in 0usize..5000) {
             let both = [a.as_slice(), &b].concat();
-            prop_assert_eq!(joined(naive(&a), naive(&b), b.len() as u64), naive(&both));
+            let b_len = b.len() as u64;
+            prop_assert_eq!(joined(naive(&a), naive(&b), b_len), naive(&both));
+            prop_assert_eq!(behind(naive(&a), naive(&both), b_len), naive(&b));
+            prop_assert_eq!(continued(naive(&a), &b, 0, b_len), naive(&both));
             let padded = [a.as_slice(), &vec![0; zeros]].concat();
             prop_assert_eq!(with_zeros(naive(&a), zeros as u64), naive(&padded));
         }

@@ -25,7 +25,7 @@ mod reader;
 mod writer;
 
 pub(super) use crc::digest;
-pub use crc::{joined, with_zeros};
+pub use crc::{behind, joined, with_zeros};
 pub use error::{OrderRule, RecordError, StreamError, SumPart};
 pub use reader::{Body, Reader, Record};
 pub use writer::{Dest, Finished, PagedDest, WriteError, Writer};

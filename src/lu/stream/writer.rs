@@ -1,6 +1,6 @@
 //! Writing records.
 
-use super::crc::{joined, of_bytes, with_known, with_zeros};
+use super::crc::{behind, continued, with_zeros};
 use super::{ByteSource, PagedSource, REC_HEADER_LEN, REC_LENGTH_MAX, REC_TYPE_END, Sink, each_part, padded};
 use crate::frame::{Mfn, PAGE_SIZE};
 use crate::mm::physmem::PhysMem;
@@ -77,15 +77,13 @@ pub trait Dest: ByteSource {
     /// Replaces bytes that were appended before.
     fn patch(&mut self, at: u64, bytes: &[u8]);
 
-    /// CRC-32C of the bytes from `start` to `end`, none of which is replaced any more.
-    fn crc_final(&mut self, start: u64, end: u64) -> u32 {
-        self.crc(start, end)
+    /// CRC-32C of all bytes, none of which is replaced any more. `crc` is that of the first `len`, which this has returned before.
+    fn crc_on(&mut self, crc: u32, len: u64) -> u32 {
+        continued(crc, self, len, self.len_bytes())
     }
 
-    /// Says that nothing more comes. The CRC-32C of all bytes.
-    fn seal(&mut self) -> u32 {
-        self.crc_final(0, self.len_bytes())
-    }
+    /// Says that nothing more comes. `crc` is that of all bytes.
+    fn seal(&mut self, _crc: u32) {}
 }
 
 impl Dest for Vec<u8> {
@@ -106,8 +104,9 @@ pub struct PagedDest<'a, M: ?Sized, F> {
     mem: &'a M,
     supply: F,
     pages: Vec<Mfn>,
-    /// CRC-32C of the first frames: those that were asked for and are final.
+    /// CRC-32C of each whole frame that was asked for, and of all their bytes.
     page_crcs: Vec<u32>,
+    crc_of_pages: u32,
     len_bytes: u64,
 }
 
@@ -115,7 +114,8 @@ impl<'a, M: PhysMem + ?Sized, F: FnMut() -> Option<Mfn>> PagedDest<'a, M, F> {
     /// An empty stream that takes its frames from `supply`. They must be frames that survive: outside the region and
     /// outside every destination of the next image.
     pub fn new(mem: &'a M, supply: F) -> Self {
-        Self { mem, supply, pages: Vec::new(), page_crcs: Vec::new(), len_bytes: 0 }
+        let (pages, page_crcs) = (Vec::new(), Vec::new());
+        Self { mem, supply, pages, page_crcs, crc_of_pages: 0, len_bytes: 0 }
     }
 
     /// The frames taken so far, in the order of the stream.
@@ -168,27 +168,30 @@ impl<M: PhysMem + ?Sized, F: FnMut() -> Option<Mfn>> Dest for PagedDest<'_, M, F
         Ok(())
     }
 
-    /// Each frame is read once, whoever asks for it.
-    fn crc_final(&mut self, start: u64, end: u64) -> u32 {
-        for index in self.page_crcs.len() as u64..end / PAGE_SIZE {
-            let crc = of_bytes(self, index * PAGE_SIZE, (index + 1) * PAGE_SIZE);
-            // There is room since the frame was taken.
-            self.page_crcs.push(crc);
+    fn crc_on(&mut self, crc: u32, len: u64) -> u32 {
+        let (mut crc, mut at) = (crc, len);
+        while at < self.len_bytes {
+            let page_end = (at / PAGE_SIZE + 1) * PAGE_SIZE;
+            let end = page_end.min(self.len_bytes);
+            crc = continued(crc, self, at, end);
+            at = end;
+            if end == page_end {
+                // There is room since the frame was taken.
+                self.page_crcs.push(behind(self.crc_of_pages, crc, PAGE_SIZE));
+                self.crc_of_pages = crc;
+            }
         }
-        with_known(self, &self.page_crcs, start, end)
+        crc
     }
 
     /// The last frame comes with whatever its last owner left in it. What is behind the stream's end is not read, but it
     /// would be kept over the update, and two runs would differ.
-    fn seal(&mut self) -> u32 {
+    fn seal(&mut self, crc: u32) {
         let used = self.len_bytes % PAGE_SIZE;
-        let start = self.len_bytes - used;
-        let crc = self.crc_final(0, start);
-        let Some(last) = self.pages.last().filter(|_| used != 0) else { return crc };
-        self.mem.zero(last.maddr().offset(used), PAGE_SIZE - used);
-        let rest = of_bytes(self, start, self.len_bytes);
-        self.page_crcs.push(with_zeros(rest, PAGE_SIZE - used));
-        joined(crc, rest, used)
+        if let Some(last) = self.pages.last().filter(|_| used != 0) {
+            self.mem.zero(last.maddr().offset(used), PAGE_SIZE - used);
+            self.page_crcs.push(with_zeros(behind(self.crc_of_pages, crc, used), PAGE_SIZE - used));
+        }
     }
 
     fn patch(&mut self, at: u64, bytes: &[u8]) {
@@ -219,6 +222,9 @@ pub struct Writer<D> {
     error: Option<WriteError>,
     is_finished: bool,
     nr_records: u64,
+    /// CRC-32C of the first `crc_len` bytes: every byte is read once for it, however often it is asked for.
+    crc: u32,
+    crc_len: u64,
 }
 
 /// What the MFN list has to know of a finished stream.
@@ -233,7 +239,17 @@ pub struct Finished {
 impl<D: Dest> Writer<D> {
     /// A writer that appends to `dest`.
     pub fn new(dest: D) -> Self {
-        Self { dest, buf: [0; BUF_LEN], buf_len: 0, open: None, error: None, is_finished: false, nr_records: 0 }
+        Self {
+            dest,
+            buf: [0; BUF_LEN],
+            buf_len: 0,
+            open: None,
+            error: None,
+            is_finished: false,
+            nr_records: 0,
+            crc: 0,
+            crc_len: 0,
+        }
     }
 
     /// Bytes written so far.
@@ -313,14 +329,14 @@ impl<D: Dest> Writer<D> {
         }
         self.begin(REC_TYPE_END);
         self.close_record()?;
-        self.flush();
-        self.check()?;
+        let crc = self.crc_so_far()?;
+        self.dest.seal(crc);
         self.is_finished = true;
-        Ok(Finished { crc: self.dest.seal(), len_bytes: self.dest.len_bytes() })
+        Ok(Finished { crc, len_bytes: self.dest.len_bytes() })
     }
 
-    /// CRC-32C of all records from the one at `start` on. No record is open.
-    pub(in crate::lu) fn crc_from(&mut self, start: u64) -> Result<u32, WriteError> {
+    /// CRC-32C of all bytes so far. No record is open.
+    pub(in crate::lu) fn crc_so_far(&mut self) -> Result<u32, WriteError> {
         self.check()?;
         if let Some(open) = &self.open {
             let kind = open.kind;
@@ -328,7 +344,9 @@ impl<D: Dest> Writer<D> {
         }
         self.flush();
         self.check()?;
-        Ok(self.dest.crc_final(start, self.dest.len_bytes()))
+        self.crc = self.dest.crc_on(self.crc, self.crc_len);
+        self.crc_len = self.dest.len_bytes();
+        Ok(self.crc)
     }
 
     /// Gives the destination back. What was not flushed by [`Writer::finish`] is lost.

@@ -14,6 +14,7 @@ mod refusal;
 mod region;
 pub mod runner;
 mod smp;
+mod stream;
 mod update;
 
 use crate::console::Act;
@@ -85,6 +86,11 @@ pub fn prepare(scenarios: &[Scenario], no_build: bool) -> Result<()> {
     if has(linux_guest::KERNEL) || has(linux_guest::SMALL_KERNEL) {
         linux_guest::ensure(no_build)?;
     }
+    let (first_stream, _) = build::FIRST_STREAM;
+    let from_first = scenarios.iter().any(|scenario| scenario.boot.kernel == paths::out(first_stream));
+    if !no_build && (from_first || has(first_stream)) {
+        build::kernel(build::FIRST_STREAM)?;
+    }
     if has(linux_guest::SMALL_KERNEL) {
         linux_guest::ensure_small(no_build)?;
     }
@@ -110,6 +116,7 @@ fn all() -> Vec<Scenario> {
         boot::all(),
         region::all(),
         update::all(),
+        stream::all(),
         guests::all(),
         grants::all(),
         memory::all(),
@@ -162,6 +169,8 @@ pub struct Expect {
     pub verdict: Verdict,
     /// Updates reported.
     pub updates: u32,
+    /// There are more than two builds: an update need not go back to where the one before came from.
+    pub is_onward: bool,
     /// Patterns that some line has to match.
     pub says: Vec<Regex>,
     /// Patterns that no line may match.
@@ -187,6 +196,7 @@ impl Scenario {
             expect: Expect {
                 verdict: Verdict::Success,
                 updates: 0,
+                is_onward: false,
                 says: Vec::new(),
                 never: Vec::new(),
                 is_steady: false,
@@ -208,6 +218,12 @@ impl Scenario {
     pub fn grub(mut self) -> Self {
         self.way = Way::Grub;
         self.limit += Duration::from_secs(60);
+        self
+    }
+
+    /// Boots another build than `luxen`.
+    pub fn kernel(mut self, name: &str) -> Self {
+        self.boot.kernel = paths::out(name);
         self
     }
 
@@ -273,6 +289,12 @@ impl Scenario {
     /// Has to report this many updates.
     pub fn updates(mut self, updates: u32) -> Self {
         self.expect.updates = updates;
+        self
+    }
+
+    /// The updates go through more than two builds.
+    pub fn onward(mut self) -> Self {
+        self.expect.is_onward = true;
         self
     }
 

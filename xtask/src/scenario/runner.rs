@@ -197,7 +197,8 @@ fn judge(expect: &Expect, guests: u32, outcome: &Outcome) -> (Verdict, Vec<Strin
             blame(Verdict::Error, act.to_string());
         }
     }
-    report::faults_in_chain(&transcript.updates, expect.updates).into_iter().for_each(|f| blame(Verdict::Failure, f));
+    let faults_in = if expect.is_onward { report::faults_in_row } else { report::faults_in_chain };
+    faults_in(&transcript.updates, expect.updates).into_iter().for_each(|f| blame(Verdict::Failure, f));
     for pattern in expect.says.iter().filter(|pattern| !transcript.has(pattern)) {
         blame(Verdict::Failure, format!("no line like: {pattern}"));
     }
