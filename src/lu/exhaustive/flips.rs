@@ -2,10 +2,7 @@
 //! and what it lets through keeps the rules that the restore builds on.
 
 use super::*;
-use crate::frame::PAGE_SIZE;
 use crate::lu::records::{self, AnyRecord, validate};
-use crate::lu::stream::checksum;
-use crate::mm::physmem::PhysMem;
 use std::collections::BTreeSet;
 use std::string::ToString;
 
@@ -79,8 +76,8 @@ fn no_bit_of_a_further_list_page_changes_unnoticed() {
 
 #[test]
 fn no_bit_of_the_stream_changes_unnoticed() {
-    for version in VERSIONS {
-        let handover = Handover::new(version);
+    for handover in Handover::all() {
+        let version = handover.stream.version;
         for bit in scattered(4096, handover.stream.finished.len_bytes * 8) {
             let (index, in_page) = ((bit / FRAME_BITS) as usize, bit % FRAME_BITS);
             let page = handover.stream.pages[index];
@@ -129,8 +126,8 @@ fn a_list_that_is_changed_and_sealed_again_is_refused_or_keeps_the_rules() {
 
 #[test]
 fn a_stream_that_is_changed_and_sealed_again_is_refused_or_can_be_read() {
-    for version in VERSIONS {
-        let mut bytes = Handover::new(version).bytes();
+    for handover in Handover::all() {
+        let (version, mut bytes) = (handover.stream.version, handover.bytes());
         let (mut nr_read, mut nr_refused) = (0, 0);
         for bit in scattered(4096, bytes.len() as u64 * 8) {
             bytes[bit as usize / 8] ^= 1 << (bit % 8);
