@@ -14,7 +14,7 @@ struct Place {
     domain: Option<usize>,
 }
 
-fn places(bytes: &Vec<u8>) -> Vec<Place> {
+fn places(bytes: &[u8]) -> Vec<Place> {
     let mut all = Vec::new();
     let (mut start, mut nr_domains, mut is_inside) = (0, 0, false);
     // By hand, as optional records of unknown types have places, too.
