@@ -5,6 +5,7 @@ use crate::kexec::image::Needs;
 use crate::lu::records::StreamVersion;
 use crate::mm::frametable::ChunkEntry;
 use crate::mm::page_info::PageInfo;
+use crate::trust::PublicKey;
 
 /// The name of this build: what the banner shows and the stream carries.
 pub const VERSION: &str = if cfg!(feature = "next") {
@@ -13,6 +14,16 @@ pub const VERSION: &str = if cfg!(feature = "next") {
     concat!("luxen ", env!("CARGO_PKG_VERSION"), "-v1")
 } else {
     concat!("luxen ", env!("CARGO_PKG_VERSION"), "-a")
+};
+
+/// The key that next images have to be signed with, unless the command line names others: what the variable `LUXEN_KEY` had when this
+/// was built, 64 hexadecimal digits. Without it no key is built in.
+pub const KEY: Option<PublicKey> = match option_env!("LUXEN_KEY") {
+    None => None,
+    Some(text) => match PublicKey::parse(text) {
+        Some(key) => Some(key),
+        None => panic!("LUXEN_KEY is not a public key of 64 hexadecimal digits"),
+    },
 };
 
 /// Bytes of the slot that an image fills, as linker.ld has it.
@@ -41,7 +52,7 @@ pub const NEEDS: Needs = Needs {
 #[expect(unsafe_code, reason = "a section of its own")]
 mod notes {
     use super::*;
-    use crate::kexec::image::{ElfNote, NOTE_DIGEST, NOTE_NEEDS, NOTE_VERSION};
+    use crate::kexec::image::{ElfNote, NOTE_DIGEST, NOTE_NEEDS, NOTE_SIGNATURE, NOTE_VERSION, SIGNATURE_NOTE_LEN};
 
     const fn version_bytes() -> [u8; VERSION.len()] {
         let mut out = [0; VERSION.len()];
@@ -56,6 +67,9 @@ mod notes {
     #[used]
     #[unsafe(link_section = ".note.luxen")]
     pub static DIGEST: ElfNote<32> = ElfNote::new(NOTE_DIGEST, [0; 32]);
+    #[used]
+    #[unsafe(link_section = ".note.luxen")]
+    pub static SIGNATURE: ElfNote<SIGNATURE_NOTE_LEN> = ElfNote::new(NOTE_SIGNATURE, [0; SIGNATURE_NOTE_LEN]);
     #[used]
     #[unsafe(link_section = ".note.luxen")]
     pub static NEEDS_NOTE: ElfNote<48> = ElfNote::new(NOTE_NEEDS, NEEDS.encode());

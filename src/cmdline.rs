@@ -9,6 +9,9 @@
 //! | `lu-first=` | milliseconds until the first of them | 500 |
 //! | `lu-every=` | milliseconds from one to the next; 0: as soon as the last is over | 300 |
 //! | `lu-deadline=` | microseconds that the vCPUs have to come to rest | 100000 |
+//! | `lu-key=` | who must have signed a next image: `none`, or keys, see [`crate::trust`] | the key that was built in |
+//! | `lu-fail=` | `stop` or `reset`: what the machine does with an update that cannot be taken up | stop |
+//! | `badpage=` | `<mfn>[-<mfn>][,...]`, frames that are never used, the last one included; at most 16 ranges | none |
 //! | `lu-stream=` | `<version>[,<version>...]`, stream versions that the updates are written in by turns, from the cold boot on | the newest that the next image reads |
 //! | `finish=` | milliseconds after the last of these updates when the guests are asked to finish | never |
 //! | `exit=` | `qemu`: end the machine with a verdict when all domains are down | stay |
@@ -20,7 +23,8 @@
 //! file name, which QEMU's loader puts there: it has no `=` and is passed over.
 //!
 //! 1. Parsing never fails: what is wrong becomes a [`Complaint`] to print, and the option keeps its former value.
-//! 2. One exception: a region is not guessed. A bad `liveupdate=` stays in [`Options`] as an error, and boot stops with it.
+//! 2. Two exceptions: a region is not guessed, nor is a key. A bad `liveupdate=` stays in [`Options`] as an error, and boot stops with it; with a
+//!    bad `lu-key=` nobody is trusted.
 //! 3. An option given twice has the last value.
 //! 4. Every duration is at most [`MAX_DURATION_NS`], so that sums with the system time cannot overflow.
 //!
@@ -30,11 +34,12 @@
 mod incoming;
 mod value;
 
+use crate::trust::KeyOption;
 use core::fmt;
 use value::{NumberFault, parse_u64};
 
 pub use incoming::{DoesNotFit, write_incoming};
-pub use value::{BadRegionSpec, RegionSpec, ShortText, Size, SpecFault, Turns};
+pub use value::{BadPages, BadRegionSpec, MAX_BAD_RANGES, RegionSpec, ShortText, Size, SpecFault, Turns};
 
 /// The longest time that an option may name: a day.
 pub const MAX_DURATION_NS: u64 = 24 * 60 * 60 * 1_000_000_000;
@@ -64,6 +69,15 @@ pub enum Expect {
     Refuse,
 }
 
+/// What the machine does when an update cannot be taken up: guests are in memory, and nobody runs them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnFailure {
+    /// It stands still, for a debugger.
+    Stop,
+    /// It is reset, and boots cold.
+    Reset,
+}
+
 /// Everything that the command line says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -77,6 +91,12 @@ pub struct Options {
     pub lu_every_ns: u64,
     /// Time that the vCPUs have to come to rest.
     pub lu_deadline_ns: u64,
+    /// Who must have signed a next image.
+    pub lu_key: KeyOption,
+    /// What happens to an update that cannot be taken up.
+    pub lu_fail: OnFailure,
+    /// Frames that are never to be used.
+    pub badpage: BadPages,
     /// The stream versions that the updates are written in, if it is not for the next image to say.
     pub lu_stream: Option<Turns>,
     /// Time after the last of these updates, or after boot if there are none, when the guests are asked to finish.
@@ -99,6 +119,9 @@ impl Options {
         lu_first_ns: 500 * NS_PER_MS,
         lu_every_ns: 300 * NS_PER_MS,
         lu_deadline_ns: 100_000 * NS_PER_US,
+        lu_key: KeyOption::BuiltIn,
+        lu_fail: OnFailure::Stop,
+        badpage: BadPages::NONE,
         lu_stream: None,
         finish_ns: None,
         exit: Exit::Stay,
@@ -214,7 +237,7 @@ impl<'a> Complaints<'a> {
 type Known = (&'static str, fn(&mut Options, &str) -> Result<(), Why>);
 
 /// All options, in the order of the table above.
-const OPTIONS: [Known; 11] = [
+const OPTIONS: [Known; 14] = [
     ("liveupdate", |o, value| {
         o.liveupdate = RegionSpec::parse(value).map(Some);
         Ok(())
@@ -223,6 +246,12 @@ const OPTIONS: [Known; 11] = [
     ("lu-first", |o, value| put(&mut o.lu_first_ns, duration(value, NS_PER_MS))),
     ("lu-every", |o, value| put(&mut o.lu_every_ns, duration(value, NS_PER_MS))),
     ("lu-deadline", |o, value| put(&mut o.lu_deadline_ns, duration(value, NS_PER_US))),
+    ("lu-key", |o, value| {
+        o.lu_key = KeyOption::parse(value).unwrap_or(KeyOption::Bad);
+        if o.lu_key == KeyOption::Bad { Err(Why::BadValue { expected: KeyOption::EXPECTED }) } else { Ok(()) }
+    }),
+    ("lu-fail", |o, value| put(&mut o.lu_fail, on_failure(value))),
+    ("badpage", |o, value| put(&mut o.badpage, bad_pages(value))),
     ("lu-stream", |o, value| put(&mut o.lu_stream, turns(value).map(Some))),
     ("finish", |o, value| put(&mut o.finish_ns, duration(value, NS_PER_MS).map(Some))),
     ("exit", |o, value| put(&mut o.exit, one_of(value, "qemu", Exit::Qemu))),
@@ -300,6 +329,24 @@ fn control_key(value: &str) -> Result<u8, Why> {
         [] => Err(Why::NoValue { expected }),
         [b'h' | b'i' | b'j' | b'm'] => Err(Why::BadValue { expected }),
         [letter @ b'a'..=b'z'] => Ok(letter & 0x1f),
+        _ => Err(Why::BadValue { expected }),
+    }
+}
+
+fn bad_pages(value: &str) -> Result<BadPages, Why> {
+    let expected = "<mfn>[-<mfn>][,...], at most 16 of them";
+    if value.is_empty() {
+        return Err(Why::NoValue { expected });
+    }
+    BadPages::parse(value).ok_or(Why::BadValue { expected })
+}
+
+fn on_failure(value: &str) -> Result<OnFailure, Why> {
+    let expected = "stop or reset";
+    match value {
+        "" => Err(Why::NoValue { expected }),
+        "stop" => Ok(OnFailure::Stop),
+        "reset" => Ok(OnFailure::Reset),
         _ => Err(Why::BadValue { expected }),
     }
 }

@@ -25,6 +25,7 @@ pub mod run;
 #[cfg(target_os = "none")]
 pub mod start;
 pub mod time;
+pub mod trust;
 pub mod verdict;
 #[cfg(target_os = "none")]
 pub mod x86;

@@ -9,7 +9,8 @@
 //! 3. neighbours of one kind are one range; what no entry names is a *hole*;
 //! 4. frame 0 is never RAM, whatever firmware says: 0 is how many interfaces say "none" (XEN.md §4.7).
 //!
-//! The entries as given are kept beside the ranges: the incoming build gets exactly these, and so computes the same map.
+//! The entries as given are kept beside the ranges: the incoming build gets exactly these, and so computes the same map. Frames that the operator calls
+//! faulty ([`MemMap::without`]) are not among them.
 //!
 //! ```text
 //! given   RAM ├──────────────────────────────┤        reserved ├───┤
@@ -20,14 +21,18 @@
 //! Made by the first boot stage that reads the boot information; used by every later one. Kinds are the type numbers of
 //! E820 (ACPI specification, "Address Range Types"), which Multiboot2 §3.6.8 shares for 1 to 5.
 
+use crate::cmdline::MAX_BAD_RANGES;
 use crate::frame::{Mfn, MfnRange};
+use crate::ranges::RangeSet;
 use core::fmt;
 
 /// Entries that firmware may give.
 pub const MAX_ENTRIES: usize = 128;
+/// Ranges of faulty frames that may be taken out of the map.
+pub const MAX_FAULTY: usize = MAX_BAD_RANGES;
 /// Ranges that the entries can come to. `n` intervals cut the line into at most `2n - 1` covered pieces, and frame 0,
-/// which only ever cuts off a first piece, adds one: 2 * 128 - 1 + 1. So only entries can be too many, never ranges.
-pub const MAX_RANGES: usize = 2 * MAX_ENTRIES;
+/// which only ever cuts off a first piece, adds one: 2 * (128 + 16) - 1 + 1. So only entries can be too many, never ranges.
+pub const MAX_RANGES: usize = 2 * (MAX_ENTRIES + MAX_FAULTY);
 
 /// What a range of memory is for, the more usable first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -142,7 +147,7 @@ impl fmt::Display for NotRam {
     }
 }
 
-/// The normalised map. It is large (9 KiB): keep it in one place and lend it.
+/// The normalised map. It is large (10 KiB): keep it in one place and lend it.
 #[derive(Clone)]
 pub struct MemMap {
     entries: [FirmwareEntry; MAX_ENTRIES],
@@ -171,17 +176,25 @@ impl MemMap {
             return Err(MemMapError::TooMany { found, limit: MAX_ENTRIES });
         }
         map.nr_entries = found;
-        map.normalise();
+        map.normalise(&RangeSet::new());
         Ok(map)
     }
 
-    /// Fills `ranges` from `entries`.
-    fn normalise(&mut self) {
+    /// The map in which these frames are faulty, whatever firmware says.
+    pub fn without(mut self, faulty: &RangeSet<MAX_FAULTY>) -> Self {
+        self.nr_ranges = 0;
+        self.normalise(faulty);
+        self
+    }
+
+    /// Fills `ranges` from `entries` and what is faulty beside.
+    fn normalise(&mut self, faulty: &RangeSet<MAX_FAULTY>) {
         // Every place where the answer may change: both ends of each entry, and both of frame 0.
-        let mut cuts = [0u64; 2 * MAX_ENTRIES + 2];
+        let mut cuts = [0u64; 2 * (MAX_ENTRIES + MAX_FAULTY) + 2];
         let mut nr_cuts = 2;
         cuts[1] = 1;
-        for range in self.entries[..self.nr_entries].iter().map(FirmwareEntry::frames).filter(|r| !r.is_empty()) {
+        let named = self.entries[..self.nr_entries].iter().map(FirmwareEntry::frames);
+        for range in named.chain(faulty.iter()).filter(|r| !r.is_empty()) {
             cuts[nr_cuts] = range.start();
             cuts[nr_cuts + 1] = range.end();
             nr_cuts += 2;
@@ -190,7 +203,8 @@ impl MemMap {
         cuts.sort_unstable();
         for pair in cuts.windows(2).filter(|pair| pair[0] < pair[1]) {
             let piece = MfnRange::between(pair[0], pair[1]).expect("cuts are sorted and end at the limit of frames");
-            if let Some(kind) = self.least_usable(piece) {
+            let kind = if faulty.overlaps(piece) { Some(Kind::Unusable) } else { self.least_usable(piece) };
+            if let Some(kind) = kind {
                 self.push(piece, kind);
             }
         }
@@ -234,6 +248,11 @@ impl MemMap {
     /// The ranges of RAM, ascending, never with frame 0.
     pub fn ram(&self) -> impl DoubleEndedIterator<Item = MfnRange> + Clone + '_ {
         self.iter().filter(|&(_, kind)| kind == Kind::Ram).map(|(range, _)| range)
+    }
+
+    /// Ranges that firmware calls RAM, in its order, with frames that others call something else or that are faulty.
+    pub fn ram_as_given(&self) -> impl Iterator<Item = MfnRange> + '_ {
+        self.firmware_entries().iter().filter(|entry| entry.kind() == Kind::Ram).map(FirmwareEntry::frames)
     }
 
     /// The parts of the ranges of RAM that lie below frame number `limit`, ascending.
@@ -405,11 +424,35 @@ mod tests {
     }
 
     #[test]
+    fn faulty_frames_are_no_ram_and_are_not_handed_on() {
+        let given = map(&[entry(0, 0x10_0000, RAM), entry(0x10_0000, 0x1000, NVS)]);
+        let mut faulty = RangeSet::new();
+        for (start, end) in [(0, 2), (0x10, 0x12), (0xff, 0x101), (0x200, 0x201)] {
+            faulty.insert(MfnRange::between(start, end).unwrap()).unwrap();
+        }
+        let made = given.clone().without(&faulty);
+        let bad = |start, end| (start, end, Kind::Unusable);
+        let expected = [
+            bad(0, 2),
+            (2, 0x10, Kind::Ram),
+            bad(0x10, 0x12),
+            (0x12, 0xff, Kind::Ram),
+            bad(0xff, 0x101),
+            bad(0x200, 0x201),
+        ];
+        assert_eq!(shape(&made), expected);
+        assert_eq!(made.firmware_entries(), given.firmware_entries());
+        assert_eq!(shape(&made.without(&RangeSet::new())), shape(&given), "nothing of it stays");
+    }
+
+    #[test]
     fn the_most_ranges_that_entries_can_come_to_do_fit() {
         let mut entries = vec![entry(0, 0x100_0000, RAM)];
         entries.extend((0..MAX_ENTRIES as u64 - 1).map(|i| entry(0x2000 + i * 0x2000, 0x1000, RESERVED)));
-        let full = map(&entries);
-        assert_eq!(full.iter().count(), MAX_RANGES);
+        assert_eq!(map(&entries).iter().count(), 2 * MAX_ENTRIES);
+        let mut faulty = RangeSet::new();
+        (0..MAX_FAULTY as u64).for_each(|i| faulty.insert(MfnRange::new(Mfn::new(0x800 + 2 * i), 1)).unwrap());
+        assert_eq!(map(&entries).without(&faulty).iter().count(), MAX_RANGES);
         entries.push(entry(0, 0, RAM));
         let refused = MemMap::from_firmware(entries.iter().copied()).unwrap_err();
         assert_eq!(refused, MemMapError::TooMany { found: MAX_ENTRIES + 1, limit: MAX_ENTRIES });

@@ -10,6 +10,7 @@
 //! ranges: a set is meant for tens of them, never for one entry a page or a domain (DESIGN §1 says why).
 
 use crate::frame::{Mfn, MfnRange};
+use alloc::vec::Vec;
 use core::fmt;
 
 /// The set has no room for one more range; nothing was changed.
@@ -25,6 +26,16 @@ impl fmt::Display for Full {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "no room for a change at {}: the set is full with {} ranges", self.range, self.capacity)
     }
+}
+
+/// Puts ranges in order, without overlaps, and joins what touches.
+pub fn merge(ranges: &mut Vec<MfnRange>) {
+    ranges.retain(|range| !range.is_empty());
+    ranges.sort_unstable_by_key(|range| range.start());
+    ranges.dedup_by(|next, last| {
+        let joined = (next.start() <= last.end()).then(|| MfnRange::between(last.start(), last.end().max(next.end())));
+        joined.flatten().map(|joined| *last = joined).is_some()
+    });
 }
 
 /// A set of frames, kept as at most `N` disjoint ranges.
@@ -181,6 +192,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
+    use std::vec;
     use std::vec::Vec;
 
     fn range(start: u64, end: u64) -> MfnRange {
@@ -197,6 +209,15 @@ mod tests {
 
     fn pairs<const N: usize>(set: &RangeSet<N>) -> Vec<(u64, u64)> {
         set.iter().map(|r| (r.start(), r.end())).collect()
+    }
+
+    #[test]
+    fn merged_ranges_are_in_order_and_joined() {
+        let range = |start, end| MfnRange::between(start, end).unwrap();
+        let mut ranges =
+            vec![range(7, 9), range(1, 3), range(5, 5), range(3, 4), range(2, 3), range(8, 12), range(20, 21)];
+        merge(&mut ranges);
+        assert_eq!(ranges, [range(1, 4), range(7, 12), range(20, 21)]);
     }
 
     #[test]

@@ -18,13 +18,17 @@ fn complaints(line: &str) -> Vec<String> {
 #[test]
 fn every_option_is_understood() {
     let line = " /boot/luxen.elf liveupdate=64M@0x8000000\tlu-updates=6 lu-first=1000 lu-every=0 lu-deadline=0x10 \
-                lu-stream=1,2 finish=200 exit=qemu expect=refuse test=relocate-lists conswitch=b ";
+                lu-key=none lu-fail=reset badpage=0x100,7-0xa lu-stream=1,2 finish=200 exit=qemu expect=refuse \
+                test=relocate-lists conswitch=b ";
     let expected = Options {
         liveupdate: Ok(Some(RegionSpec { len_bytes: 64 << 20, start: Some(0x800_0000) })),
         lu_updates: 6,
         lu_first_ns: 1_000_000_000,
         lu_every_ns: 0,
         lu_deadline_ns: 16_000,
+        lu_key: KeyOption::None,
+        lu_fail: OnFailure::Reset,
+        badpage: BadPages::parse("256,7-10").unwrap(),
         lu_stream: Turns::parse("1,2"),
         finish_ns: Some(200_000_000),
         exit: Exit::Qemu,
@@ -39,6 +43,14 @@ fn every_option_is_understood() {
     assert_eq!(Options::DEFAULT.lu_first_ns, 500_000_000);
     assert_eq!(Options::DEFAULT.lu_every_ns, 300_000_000);
     assert_eq!(Options::DEFAULT.lu_deadline_ns, 100_000_000);
+}
+
+#[test]
+fn bad_frames_are_named_with_both_ends() {
+    let ranges = |line: &str| options(line).badpage.ranges().iter().map(|r| (r.start(), r.end())).collect::<Vec<_>>();
+    assert_eq!(ranges("badpage=0"), [(0, 1)]);
+    assert_eq!(ranges("badpage=0x1234-0x1235,3,3-3"), [(0x1234, 0x1236), (3, 4), (3, 4)]);
+    assert_eq!(ranges("badpage=1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16").len(), MAX_BAD_RANGES);
 }
 
 #[test]
@@ -81,6 +93,8 @@ fn complaints_say_what_was_found_and_what_to_do() {
         ("lu-deadline=99999999999999999999999", vec!["at most 86400000000 microseconds"]),
         ("lu-updates=4294967296", vec!["at most 4294967295 updates"]),
         ("lu-updates=-1", vec!["`-1`", "a number"]),
+        ("lu-key=", vec!["lu-key=", "64 hexadecimal digits", "no next image is taken"]),
+        ("lu-key=abc", vec!["`abc`", "`built-in`"]),
         ("lu-stream=", vec!["lu-stream= has no value", "stream versions"]),
         ("lu-stream=0", vec!["`0`", "from 1 to 255"]),
         ("lu-stream=1,256", vec!["`1,256`", "from 1 to 255"]),
@@ -90,6 +104,13 @@ fn complaints_say_what_was_found_and_what_to_do() {
         ("exit=bochs", vec!["`bochs`", "expected qemu"]),
         ("expect=", vec!["expect= has no value", "refuse"]),
         ("test=", vec!["test= has no value"]),
+        ("badpage=", vec!["badpage= has no value", "<mfn>[-<mfn>]"]),
+        ("badpage=5-4", vec!["`5-4`", "<mfn>[-<mfn>]"]),
+        ("badpage=5,", vec!["`5,`", "<mfn>[-<mfn>]"]),
+        ("badpage=0xffffffffffffffff", vec!["<mfn>[-<mfn>]"]),
+        ("badpage=1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17", vec!["at most 16"]),
+        ("lu-fail=", vec!["lu-fail= has no value", "stop or reset"]),
+        ("lu-fail=crash", vec!["`crash`", "expected stop or reset"]),
         ("conswitch=", vec!["conswitch= has no value", "letter"]),
         ("conswitch=m", vec!["`m`", "none of h, i, j and m"]),
         ("conswitch=A", vec!["`A`", "from a to z"]),
@@ -118,6 +139,9 @@ fn a_bad_value_leaves_the_former_one() {
     assert_eq!((found.lu_first_ns, found.lu_updates), (7_000_000, 3));
     assert_eq!(complaints.nr_found(), 1);
     assert_eq!(parse("lu-first=7 lu-first=9").0.lu_first_ns, 9_000_000);
+    // A key is not guessed.
+    assert_eq!(parse("lu-key=none lu-key=x").0.lu_key, KeyOption::Bad);
+    assert_eq!(parse("lu-key=x lu-key=none").0.lu_key, KeyOption::None);
     assert_eq!(options("lu-first=86400000").lu_first_ns, MAX_DURATION_NS);
 }
 
@@ -162,6 +186,9 @@ fn word() -> impl Strategy<Value = String> {
         "lu-first",
         "lu-every",
         "lu-deadline",
+        "lu-key",
+        "lu-fail",
+        "badpage",
         "finish",
         "exit",
         "expect",
@@ -177,7 +204,10 @@ fn word() -> impl Strategy<Value = String> {
         "\\PC{0,40}".boxed(),
         "[a-z]".boxed(),
         Just(String::from("qemu")).boxed(),
+        "[0-9]{1,4}(-[0-9]{1,4})?(,[0-9]{1,4}-0x[0-9]{1,9}){0,17}".boxed(),
+        prop::sample::select(vec!["stop", "reset"]).prop_map(String::from).boxed(),
         Just(String::from("refuse")).boxed(),
+        Just(String::from("none")).boxed(),
     ];
     (name, value, any::<bool>()).prop_map(|(n, v, sign)| if sign { format!("{n}={v}") } else { format!("{n}{v}") })
 }
@@ -203,6 +233,9 @@ proptest! {
         for word in line.split_ascii_whitespace().skip(1) {
             let single = format!("luxen {word}");
             let (one, wrong) = parse(&single);
+            if one.lu_key != KeyOption::BuiltIn {
+                model.lu_key = one.lu_key;
+            }
             if !wrong.is_empty() {
                 nr_bad += 1;
                 continue;
@@ -216,6 +249,9 @@ proptest! {
                 "lu-first" => model.lu_first_ns = one.lu_first_ns,
                 "lu-every" => model.lu_every_ns = one.lu_every_ns,
                 "lu-deadline" => model.lu_deadline_ns = one.lu_deadline_ns,
+                "lu-key" => {}
+                "badpage" => model.badpage = one.badpage,
+                "lu-fail" => model.lu_fail = one.lu_fail,
                 "finish" => model.finish_ns = one.finish_ns,
                 "exit" => model.exit = one.exit,
                 "expect" => model.expect = one.expect,

@@ -44,6 +44,39 @@ impl<const N: usize> fmt::Display for ShortText<N> {
     }
 }
 
+/// Ranges of frames that an option may name.
+pub const MAX_BAD_RANGES: usize = 16;
+
+/// Frames that are not to be used, as they were named: in any order, perhaps more than once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BadPages {
+    ranges: [MfnRange; MAX_BAD_RANGES],
+    len: usize,
+}
+
+impl BadPages {
+    /// No frames.
+    pub const NONE: Self = Self { ranges: [MfnRange::EMPTY; MAX_BAD_RANGES], len: 0 };
+
+    /// Reads `<mfn>[-<mfn>][,...]`; both ends of a range are in it, as with Xen's option.
+    pub fn parse(value: &str) -> Option<Self> {
+        let mut all = Self::NONE;
+        for part in value.split(',') {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let (first, last) = (parse_u64(first).ok()?, parse_u64(last).ok()?);
+            let range = MfnRange::between(first, last.checked_add(1)?).filter(|range| !range.is_empty())?;
+            *all.ranges.get_mut(all.len)? = range;
+            all.len += 1;
+        }
+        Some(all)
+    }
+
+    /// The ranges, none empty.
+    pub fn ranges(&self) -> &[MfnRange] {
+        &self.ranges[..self.len]
+    }
+}
+
 /// Small numbers that take turns: `1,2` is 1, 2, 1, 2 and so on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Turns {

@@ -179,7 +179,7 @@ impl Work<'_> {
 
     /// A domain whose grants can be taken into use.
     fn granter(&self, id: DomId) -> Result<DomId, GrantError> {
-        let lives = id == self.me() || self.host.domain(id).is_some_and(|domain| domain.shutdown().is_none());
+        let lives = id == self.me() || self.host.domain(id).is_some_and(|domain| domain.is_alive());
         if lives { Ok(id) } else { Err(GrantError::BadDomain) }
     }
 

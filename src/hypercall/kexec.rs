@@ -95,6 +95,7 @@ fn load(memory: &GuestMem<'_, DirectMap>, segment: u64) -> Result<u64, Errno> {
             log!("lu", "kexec_op load: refused: {refusal}");
             Err(match refusal {
                 Refusal::RegionTooSmall { .. } | Refusal::NoMemory => Errno::ENOMEM,
+                Refusal::Image { error, .. } if error.is_of_trust() => Errno::EACCES,
                 _ => Errno::EINVAL,
             })
         }

@@ -2,7 +2,7 @@
 
 use super::{Caller, Outcome};
 use crate::frame::{DomId, Maddr, Pfn};
-use crate::mm::extents::has_numbers;
+use crate::mm::extents::{ExtentError, has_numbers};
 use crate::mm::m2p;
 use crate::mm::types::TypeError;
 use crate::run::domain::Domain;
@@ -117,7 +117,8 @@ fn set_machphys(domain: &Domain, maddr: u64, pfn: u64) -> Result<(), Errno> {
     // What is no number is none: Xen would keep it in its table, and nowhere else.
     let pfn = Pfn::try_new(pfn).ok().filter(|&pfn| has_numbers(pfn, 1));
     // Only frames of the domain are in its extents.
-    domain.memory.lock().extents.set_pfn(mfn, pfn).map_err(|_| Errno::EINVAL)?;
+    let errno = |e| if e == ExtentError::NoMemory { Errno::ENOMEM } else { Errno::EINVAL };
+    domain.memory.lock().extents.set_pfn(mfn, pfn).map_err(errno)?;
     host.m2p.set(&DirectMap, mfn, pfn.map_or(m2p::INVALID, Pfn::get));
     Ok(())
 }

@@ -18,8 +18,8 @@ use core::fmt;
 use crate::frame::{Maddr, Mfn, MfnRange, Order, PAGE_SHIFT, PAGE_SIZE};
 use crate::mm::physmem::PhysMem;
 
-/// Present and writable.
-const TABLE: u64 = 0x3;
+/// Present, writable, accessed: the CPU has nothing to note in it.
+const TABLE: u64 = 0x23;
 /// Present, writable, accessed, dirty: the CPU has nothing to note in it.
 const LEAF: u64 = 0x63;
 /// A 2 MiB page in an L2.

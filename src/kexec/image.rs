@@ -25,9 +25,10 @@
 //!
 //! | type | body |
 //! |---|---|
-//! | 1 | SHA-256 of the whole file with these 32 bytes taken as zero |
+//! | 1 | SHA-256 of the whole file with these 32 bytes, and the body of the note of type 4, taken as zero |
 //! | 2 | [`Needs`], 48 bytes, see [`Needs::encode`] |
 //! | 3 | the version string, as the banner prints it: `luxen 0.1.0-b` |
+//! | 4 | the signature, 80 bytes, see `image/signature.rs`; an image without this note is not signed |
 //!
 //! Sources: ELF-64 object file format 1.5; Multiboot2 specification 2.0 §3.1.
 
@@ -35,6 +36,7 @@ mod error;
 mod layout;
 mod multiboot2;
 mod notes;
+mod signature;
 
 use core::fmt;
 use core::ops::{Range, RangeInclusive};
@@ -51,7 +53,8 @@ pub use error::ImageError;
 use layout::Layout;
 use multiboot2::Relocatable;
 use notes::Notes;
-pub use notes::{ElfNote, NOTE_DIGEST, NOTE_NEEDS, NOTE_OWNER, NOTE_VERSION, Needs};
+pub use notes::{ElfNote, NOTE_DIGEST, NOTE_NEEDS, NOTE_OWNER, NOTE_SIGNATURE, NOTE_VERSION, Needs};
+pub use signature::{DOMAIN, ImageSignature, MESSAGE_LEN, SIGNATURE_NOTE_LEN, message};
 
 /// Bytes of a digest.
 pub const DIGEST_LEN: usize = 32;
@@ -88,7 +91,7 @@ pub struct Segment {
 }
 
 /// A file that is a luxen image, with all that it says about itself. Its digest is checked by
-/// [`NextImage::verify_digest`].
+/// [`NextImage::verify_digest`], its signature by [`NextImage::verify_signature`].
 #[derive(Clone, Debug)]
 pub struct NextImage<'a> {
     file: &'a [u8],
@@ -99,6 +102,8 @@ pub struct NextImage<'a> {
     relocatable: Relocatable,
     digest_at: usize,
     digest: Digest,
+    signature_at: Option<usize>,
+    signature: Option<ImageSignature>,
     needs: Needs,
     version: &'a str,
 }
@@ -137,6 +142,8 @@ impl<'a> NextImage<'a> {
             relocatable,
             digest_at: notes.digest_at,
             digest: notes.digest,
+            signature_at: notes.signature_at,
+            signature: notes.signature,
             needs: notes.needs,
             version: notes.version,
         })
@@ -172,9 +179,14 @@ impl<'a> NextImage<'a> {
         self.digest
     }
 
-    /// Where in the file the digest lies: these bytes count as zero in it.
-    pub fn digest_range(&self) -> Range<usize> {
-        self.digest_at..self.digest_at + DIGEST_LEN
+    /// Where in the file digest and signature lie, in ascending order and apart: these bytes count as zero in the digest.
+    pub fn holes(&self) -> [Range<usize>; 2] {
+        let digest = self.digest_at..self.digest_at + DIGEST_LEN;
+        match self.signature_at.map(|at| at..at + SIGNATURE_NOTE_LEN) {
+            None => [digest, 0..0],
+            Some(signature) if signature.start < digest.start => [signature, digest],
+            Some(signature) => [digest, signature],
+        }
     }
 
     /// Computes the digest in one go; see [`Self::digest_check`] for the way in pieces.
@@ -184,13 +196,7 @@ impl<'a> NextImage<'a> {
 
     /// The digest's check in pieces, so that guests can run in between.
     pub fn digest_check(&self) -> DigestCheck<'a> {
-        DigestCheck {
-            file: self.file,
-            hole: self.digest_range(),
-            expected: self.digest,
-            done: 0,
-            hasher: Sha256::new(),
-        }
+        DigestCheck { file: self.file, holes: self.holes(), expected: self.digest, done: 0, hasher: Sha256::new() }
     }
 
     /// The newest stream version that this hypervisor writes (a range, since it can write older ones) and the image reads.
@@ -260,7 +266,7 @@ impl<'a> PlacedImage<'a> {
 #[derive(Clone)]
 pub struct DigestCheck<'a> {
     file: &'a [u8],
-    hole: Range<usize>,
+    holes: [Range<usize>; 2],
     expected: Digest,
     done: usize,
     hasher: Sha256,
@@ -271,21 +277,19 @@ impl DigestCheck<'_> {
     pub fn step(&mut self, max_bytes: usize) -> Option<Result<(), ImageError>> {
         let end = self.done.saturating_add(max_bytes).min(self.file.len());
         while self.done < end {
-            let in_hole = self.hole.contains(&self.done);
-            let next = if in_hole {
-                self.hole.end
-            } else if self.done < self.hole.start {
-                self.hole.start
-            } else {
-                end
+            let hole = self.holes.iter().find(|hole| self.done < hole.end).filter(|hole| hole.start < end);
+            let (is_hole, next) = match hole {
+                Some(hole) if self.done < hole.start => (false, hole.start),
+                Some(hole) => (true, hole.end.min(end)),
+                None => (false, end),
             };
-            let part = &self.file[self.done..next.min(end)];
-            if in_hole {
-                self.hasher.update(&[0; DIGEST_LEN][..part.len()]);
+            let part = &self.file[self.done..next];
+            if is_hole {
+                self.hasher.update(&[0; SIGNATURE_NOTE_LEN][..part.len()]);
             } else {
                 self.hasher.update(part);
             }
-            self.done += part.len();
+            self.done = next;
         }
         if self.done < self.file.len() {
             return None;

@@ -67,6 +67,13 @@ pub fn value(root: Mfn) -> u64 {
     root.maddr().get()
 }
 
+/// Clears the breadcrumb of a region that nothing is expected in.
+pub fn clear<M: PhysMem + ?Sized>(mem: &M, region: MfnRange) {
+    if let Some(first) = region.first() {
+        mem.write_u64(first.maddr().offset(OFFSET), ABSENT);
+    }
+}
+
 /// Takes the breadcrumb out of the region: copies it, clears it, and then checks it.
 ///
 /// None if there is none, or no region. `is_ram` says whether a whole range is RAM where the outgoing side may have put

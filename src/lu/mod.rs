@@ -1,6 +1,8 @@
 //! The handover: what the outgoing hypervisor leaves behind and how the incoming one takes it up.
 
 pub mod breadcrumb;
+pub mod claims;
+pub mod damage;
 pub mod mfn_list;
 pub mod needs;
 pub mod records;

@@ -123,6 +123,7 @@ pub fn print(host: &Host) {
         s.len_bytes,
         s.version.stream_version
     );
+    super::update::print_trust(host);
     let first = !core::mem::replace(&mut host.update.lock().later_created, true);
     if first && s.version.update_sequence == 1 {
         create::create_later_domains(host);

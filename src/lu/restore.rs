@@ -1,23 +1,29 @@
 //! The incoming side takes up what the outgoing one left: checks all of it, then claims, then restores.
 //!
 //! 1. [`Incoming::open`]: breadcrumb, MFN list, checksum, structure. Nothing has been applied yet.
-//! 2. [`Incoming::claim_all`]: pass 1, who owns which frame, one claim an extent (I7). Out of the region alone (I2).
+//! 2. [`Incoming::claim_all`]: pass 1, who owns which frame, one claim an extent (I7). Out of the region alone (I2), and the last of the checks: up to here
+//!    nothing that a guest has was written to, and nothing became free.
 //! 3. Free memory is plugged in by `start`.
 //! 4. [`Incoming::restore_domains`]: domains with their vCPUs and event channels, then page types, replayed from pins and base pointers.
+//!    A domain that does not fit is refused alone ([`refused`]).
 //! 5. [`Incoming::free_stream`], [`Incoming::finish`]: the stream's frames are free, and the report follows when guests run.
 
 mod domain;
 mod grants;
+mod refused;
 
 use super::breadcrumb::{self, BreadcrumbError};
+use super::claims::{Claims, Disputes, HostClaim, NoRoom};
+use super::damage::{Damage, FIRST_DOMAIN};
 use super::mfn_list::{self, MfnList, MfnListError};
-use super::records::{self, AnyRecord, HostFlags, LuHost, LuTime, Summary};
+use super::records::{self, AnyRecord, DomainFault, HostFlags, LuHost, LuTime, Summary};
 use super::report::{self, Report};
 use super::stream::{PagedSource, StreamError};
 use super::update::UpdateState;
 use crate::frame::{DomId, Mfn, MfnRange};
-use crate::log;
+use crate::mm::frametable::{ClaimError, Frames};
 use crate::mm::m2p::{FRAMES_PER_BLOCK, M2p};
+use crate::run::bad;
 use crate::run::host::{Host, Module};
 use crate::run::teardown;
 use crate::start::Fatal;
@@ -29,7 +35,7 @@ use alloc::borrow::ToOwned;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
-use domain::{SavedDomain, give_up_again, restore_domain};
+use domain::{SavedDomain, complete, create, give_up_again};
 
 /// What the outgoing side left cannot be taken up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,11 +51,26 @@ pub enum RestoreError {
         /// What.
         what: &'static str,
     },
+    /// A frame that the hypervisor needs for itself is not to be had.
+    Claim {
+        /// Whose it is instead.
+        error: ClaimError,
+        /// Type and offset of the record that names the frame, if one does.
+        record: Option<(u32, u64)>,
+    },
+    /// Memory for what the check has to remember ran out.
+    NoMemory,
     /// The stream's own frames cannot be freed.
     Release {
         /// The first of them.
         mfn: Mfn,
     },
+}
+
+impl From<NoRoom> for RestoreError {
+    fn from(_: NoRoom) -> Self {
+        Self::NoMemory
+    }
 }
 
 impl From<StreamError> for RestoreError {
@@ -65,6 +86,12 @@ impl fmt::Display for RestoreError {
             Self::List(e) => write!(f, "MFN list: {e}"),
             Self::Stream(e) => write!(f, "stream: {e}"),
             Self::Missing { what } => write!(f, "the stream has no {what}"),
+            Self::Claim { error, record: Some((kind, at)) } => {
+                let name = records::kind_name(*kind).unwrap_or("?");
+                write!(f, "record {name} at {at:#x}: {error}")
+            }
+            Self::Claim { error, record: None } => write!(f, "{error}"),
+            Self::NoMemory => f.write_str("no memory to check the stream: boot with a larger liveupdate="),
             Self::Release { mfn } => write!(f, "frame {mfn} of the stream cannot be freed"),
         }
     }
@@ -99,6 +126,10 @@ pub struct Incoming {
     modules: Vec<Module>,
     m2p: Vec<Option<Mfn>>,
     saved_log: Option<SavedLog>,
+    xen_pages: Vec<MfnRange>,
+    bad_frames: Vec<MfnRange>,
+    faults: Vec<DomainFault>,
+    disputes: Disputes,
     report: Report,
 }
 
@@ -113,7 +144,15 @@ impl Incoming {
         let root = breadcrumb::take(&DirectMap, region, usable).map_err(RestoreError::Breadcrumb)?;
         let Some(root) = root else { return Ok(None) };
         let list = mfn_list::read(&DirectMap, root, region, usable).map_err(RestoreError::List)?;
-        let summary = records::validate(records::reader(&list.open(&DirectMap)?))?;
+        let mut faults: Vec<DomainFault> = Vec::new();
+        let mut no_room = false;
+        let summary = records::validate_with(records::reader(&list.open(&DirectMap)?), &mut |fault| {
+            // One is enough to refuse a domain.
+            if faults.last().is_none_or(|last| last.domid != fault.domid) {
+                no_room |= faults.try_reserve(1).map(|()| faults.push(fault)).is_err();
+            }
+            if no_room { Err(fault.into()) } else { Ok(()) }
+        })?;
         list.check_version(summary.version.stream_version).map_err(RestoreError::List)?;
         let mut incoming = Self {
             summary,
@@ -131,6 +170,10 @@ impl Incoming {
             modules: Vec::new(),
             m2p: Vec::new(),
             saved_log: None,
+            xen_pages: Vec::new(),
+            bad_frames: Vec::new(),
+            faults,
+            disputes: Disputes::default(),
             report: Report::new(summary, region),
             list,
         };
@@ -163,6 +206,18 @@ impl Incoming {
                 AnyRecord::Log(log) => {
                     self.saved_log = Some(SavedLog { range: log.frames, head: log.head, printed: log.tail });
                 }
+                AnyRecord::BadFrames(list) => {
+                    for extent in list.iter() {
+                        self.bad_frames.try_reserve(1).map_err(|_| RestoreError::NoMemory)?;
+                        self.bad_frames.push(extent.map_err(wrong)?.mfns());
+                    }
+                }
+                AnyRecord::XenPages(pages) => {
+                    for extent in pages.extents.iter() {
+                        self.xen_pages.try_reserve(1).map_err(|_| RestoreError::NoMemory)?;
+                        self.xen_pages.push(extent.map_err(wrong)?.mfns());
+                    }
+                }
                 AnyRecord::Stages(stages) => {
                     for stage in stages.iter() {
                         self.report.stamp_outgoing(stage.map_err(wrong)?);
@@ -178,15 +233,14 @@ impl Incoming {
     /// Decodes every record again and hands it to `each`. The stream was checked by `open`, so order and presence are right.
     fn for_each_record<E: From<RestoreError>>(
         &self,
-        mut each: impl FnMut(AnyRecord<'_, PagedSource<'_, DirectMap>>) -> Result<(), RecordProblem<E>>,
+        mut each: impl FnMut(u64, AnyRecord<'_, PagedSource<'_, DirectMap>>) -> Result<(), RecordProblem<E>>,
     ) -> Result<(), E> {
         let source = PagedSource::new(&DirectMap, self.list.pages(), self.list.stream_len_bytes());
         let mut reader = records::reader(&source);
         while let Some(record) = reader.next_record().map_err(RestoreError::Stream)? {
             let decoded = AnyRecord::decode(&record).map_err(RestoreError::Stream)?;
-            each(decoded).map_err(|problem| match problem {
+            each(record.at, decoded).map_err(|problem| match problem {
                 RecordProblem::Record(e) => E::from(RestoreError::Stream(record.error(e))),
-                RecordProblem::Extents(what) => E::from(RestoreError::Missing { what }),
                 RecordProblem::Other(e) => e,
             })?;
         }
@@ -205,49 +259,89 @@ impl Incoming {
         self.report.entered(entry_tsc);
     }
 
-    /// Pass 1: all claims, through `claim`, which provides for page records.
-    pub fn claim_all(&mut self, mut claim: impl FnMut(MfnRange, DomId) -> Result<(), Fatal>) -> Result<(), Fatal> {
+    /// Pass 1: all claims. `feed` provides for page records.
+    /// Then what nobody has of the frames called `faulty`, here or by the outgoing side, is taken out of use.
+    pub fn claim_all(
+        &mut self,
+        frames: &Frames,
+        faulty: &[MfnRange],
+        feed: impl FnMut(u64) -> Result<(), Fatal>,
+    ) -> Result<(), Fatal> {
+        let mut claims = Claims::new(frames, feed);
+        let host = |claimed: Result<(), HostClaim<Fatal>>| {
+            claimed.map_err(|e| match e {
+                HostClaim::Conflict(error) => Fatal::from(self.of_record(error)),
+                HostClaim::NoRoom(fatal) => fatal,
+            })
+        };
         for frames in runs(self.list.frames()) {
-            claim(frames, DomId::STREAM)?;
+            host(claims.host(frames, DomId::STREAM))?;
         }
         for module in &self.modules {
-            claim(module.frames(), DomId::XEN)?;
+            host(claims.host(module.frames(), DomId::XEN))?;
         }
         for block in self.m2p.iter().flatten() {
-            claim(MfnRange::new(*block, crate::frame::CHUNK_FRAMES), DomId::XEN)?;
+            host(claims.host(MfnRange::new(*block, crate::frame::CHUNK_FRAMES), DomId::XEN))?;
         }
         if let Some(log) = &self.saved_log {
-            claim(log.range, DomId::XEN)?;
+            host(claims.host(log.range, DomId::XEN))?;
+        }
+        for range in &self.xen_pages {
+            host(claims.host(*range, DomId::IO))?;
         }
         let mut owner = DomId::INVALID;
-        self.for_each_record(|record| {
+        self.for_each_record(|_, record| {
+            let mut claim = |range, owner| claims.domain(range, owner).map_err(RecordProblem::Other);
             match record {
                 AnyRecord::DomainBegin(begin) => {
                     owner = begin.domid;
                     if let Some(shared) = begin.shared_info {
-                        claim(MfnRange::new(shared, 1), owner).map_err(RecordProblem::Other)?;
+                        claim(MfnRange::new(shared, 1), owner)?;
                     }
                 }
                 AnyRecord::Grants(grants) => {
                     for mfn in grants.frames.iter() {
-                        claim(MfnRange::new(mfn?, 1), owner).map_err(RecordProblem::Other)?;
+                        claim(MfnRange::new(mfn?, 1), owner)?;
                     }
                 }
                 AnyRecord::Extents(extents) => {
                     for extent in extents.iter() {
-                        claim(extent?.mfns(), owner).map_err(RecordProblem::Other)?;
+                        claim(extent?.mfns(), owner)?;
                     }
                 }
                 AnyRecord::Lingering(frames) => {
                     for mfn in frames.iter() {
-                        claim(MfnRange::new(mfn?, 1), owner).map_err(RecordProblem::Other)?;
+                        claim(MfnRange::new(mfn?, 1), owner)?;
                     }
                 }
                 _ => {}
             }
             Ok(())
         })?;
+        for range in self.bad_frames.iter().chain(faulty) {
+            claims.set_aside(*range)?;
+        }
+        self.disputes = claims.finish();
         Ok(())
+    }
+
+    /// Says which of the host's records names the frame that a claim failed on. Slow, and only then.
+    fn of_record(&self, error: ClaimError) -> RestoreError {
+        let ClaimError::Conflict { mfn, .. } = error else { return RestoreError::Claim { error, record: None } };
+        let source = PagedSource::new(&DirectMap, self.list.pages(), self.list.stream_len_bytes());
+        let mut reader = records::reader(&source);
+        let mut named = None;
+        while let (None, Ok(Some(record))) = (named, reader.next_record()) {
+            let is_named = match AnyRecord::decode(&record) {
+                Ok(AnyRecord::Module(m)) => MfnRange::frames_touched(m.mfn.maddr().get(), m.len_bytes).contains(mfn),
+                Ok(AnyRecord::M2p(blocks)) => blocks.iter().flatten().any(|block| block.frames().contains(mfn)),
+                Ok(AnyRecord::Log(log)) => log.frames.contains(mfn),
+                Ok(AnyRecord::XenPages(pages)) => pages.extents.iter().flatten().any(|e| e.mfns().contains(mfn)),
+                _ => false,
+            };
+            named = is_named.then_some((record.kind, record.at));
+        }
+        RestoreError::Claim { error, record: named }
     }
 
     /// Free memory is plugged in.
@@ -290,32 +384,44 @@ impl Incoming {
         }
     }
 
-    /// Passes 0 and 2. A domain that does not replay is left paused, with its memory, and reported; the others go on.
+    /// Passes 0 and 2. A domain that does not fit is left paused, with its memory, and reported; the others go on.
     pub fn restore_domains(&mut self, host: &Host) -> Result<(), RestoreError> {
         *host.next_domid.lock() = self.host.next_domid.max(1);
         host.console.lock().focus = self.host.console_focus.map(DomId::new);
-        let mut domains: Vec<SavedDomain> = Vec::new();
-        self.for_each_record::<RestoreError>(|record| {
-            match record {
-                AnyRecord::DomainBegin(begin) => domains.push(SavedDomain::new(begin)),
-                other => {
-                    if let Some(domain) = domains.last_mut() {
-                        domain.take(other)?;
-                    }
-                }
-            }
-            Ok(())
-        })?;
-        let bad_grants = grants::restore(host, domains.iter_mut().map(|d| (d.begin.domid, d.grants.take())));
-        let mut lingering = Vec::new();
-        for mut saved in domains {
+        bad::retire(host, &self.bad_frames);
+        bad::retire(host, host.options.badpage.ranges());
+        host.withheld.lock().extend(self.xen_pages.iter().chain(self.disputes.withheld()));
+        let mut domains = self.read_domains()?;
+        for saved in &mut domains {
             let id = saved.begin.domid;
-            let name = saved.begin.name;
+            if let Some(fault) = self.faults.iter().find(|fault| fault.domid == id) {
+                saved.lose(&format_args!("its records do not fit, at {:#x} of the stream: {}", fault.at, fault.rule));
+            }
+            if let Some(dispute) = self.disputes.of(id) {
+                saved.keep_own_memory(host);
+                saved.lose(dispute);
+            }
+            if id == FIRST_DOMAIN && self.sequence() == 1 && Damage::asked(&host.options) == Some(Damage::Refuse) {
+                saved.refuse("test=lu-refuse says so");
+            }
+        }
+        grants::restore(host, &mut domains);
+        let mut pairs = Vec::new();
+        for mut saved in domains {
+            if let Some(domain) = create(host, &mut saved) {
+                pairs.push((domain, saved));
+            }
+        }
+        refused::unfit_channels(host, &mut pairs);
+        let source = PagedSource::new(&DirectMap, self.list.pages(), self.list.stream_len_bytes());
+        let mut lingering = Vec::new();
+        for (domain, mut saved) in pairs {
             let frames = core::mem::take(&mut saved.lingering);
-            let restored = restore_domain(host, saved, bad_grants.get(&id));
-            lingering.extend(host.domain(id).map(|domain| (domain, frames, restored.is_ok())));
-            if let Err(why) = restored {
-                log!("lu", "{id} {name} is refused: {why}; it stays paused, its memory is kept");
+            let extract = saved.extract.clone();
+            let refusal = complete(host, &domain, saved);
+            lingering.push((domain.clone(), frames, refusal.is_none()));
+            if let Some(unfit) = refusal {
+                refused::keep(&domain, unfit, &extract, &source);
                 verdict::note(Verdict::Failure);
             }
         }
@@ -323,18 +429,31 @@ impl Incoming {
             give_up_again(host, &domain, &frames, is_restored);
         }
         teardown::give_up_zombies(host);
-        let mismatch = host.evtchn.lock().mismatches().next();
-        if let Some(mismatch) = mismatch {
-            log!("lu", "event channels do not fit: {mismatch}");
-            verdict::note(Verdict::Failure);
-        }
         self.report.restored();
         Ok(())
     }
 
+    fn read_domains(&self) -> Result<Vec<SavedDomain>, RestoreError> {
+        let mut domains: Vec<SavedDomain> = Vec::new();
+        self.for_each_record::<RestoreError>(|at, record| {
+            match record {
+                AnyRecord::DomainBegin(begin) => domains.push(SavedDomain::new(begin, at)),
+                other => {
+                    if let Some(domain) = domains.last_mut() {
+                        domain.take(at, other)?;
+                    }
+                }
+            }
+            Ok(())
+        })?;
+        Ok(domains)
+    }
+
     /// The stream has been read: its frames are free.
     pub fn free_stream(&self, host: &Host) -> Result<(), RestoreError> {
-        for frames in runs(self.list.frames()) {
+        // What a domain claims as well is withheld, and never free.
+        let is_ours = |mfn: &Mfn| self.disputes.is_empty() || host.frames.owner_of(*mfn) == Some(DomId::STREAM);
+        for frames in runs(self.list.frames().filter(is_ours)) {
             let first = frames.first().unwrap_or(Mfn::ZERO);
             host.frames.release(frames, DomId::STREAM).map_err(|_| RestoreError::Release { mfn: first })?;
         }
@@ -373,7 +492,6 @@ fn text(bytes: &[u8]) -> String {
 /// What is wrong with a record, or what its taker has to say.
 enum RecordProblem<E> {
     Record(super::stream::RecordError),
-    Extents(&'static str),
     Other(E),
 }
 

@@ -3,24 +3,28 @@
 //! Called in the pause, with every vCPU's state taken out of the CPU. Nothing here changes a guest's memory or the host's state, so
 //! a save that fails, or is only a trial, leaves everything as it was. Format: docs/handover.md.
 
+mod refused;
+
+use super::damage::{self, Damage};
 use super::mfn_list::{self, MfnListError, Written};
 use super::records::{
     CallbackMasks, Callbacks, Channel, ChannelState, DomainBegin, DomainFlags, GrantInUse, GrantMap, GrantsHead,
     HostFlags, LU_CMDLINE, LU_CMDLINE_MODULE, LU_CONSOLE, LU_TYPED, ListWriter, LuHost, LuLog, LuTime, LuVcpu,
     LuVersion, LuWatchdogs, M2pBlock, Name, OpenDomain, Pin, PvInfo, Runstate, SHARED_INFO, SHARED_INFO_LEN,
     STATIC_DATA_END, SavedExtent, Stage, StreamVersion, TscInfo, VCPU_CONTEXT_LEN, VcpuFlags, VcpuPending,
-    write_grants, write_stages, write_vcpu_basic, write_vcpu_xsave,
+    XenPagesKind, write_grants, write_stages, write_vcpu_basic, write_vcpu_xsave,
 };
 use super::stream::{Dest, PagedDest, WriteError, Writer};
 use crate::domain::evtchn::PortState;
 use crate::domain::grant::{Active, Mapping};
-use crate::frame::{CHUNK_FRAMES, DomId, Mfn, Order};
+use crate::frame::{CHUNK_FRAMES, DomId, Mfn, MfnRange, Order};
 use crate::hypercall;
 use crate::log;
 use crate::mm::buddy::Block;
 use crate::mm::page_info::PageLookup;
 use crate::mm::physmem::PhysMem;
 use crate::mm::types::Root;
+use crate::ranges;
 use crate::run::domain::Domain;
 use crate::run::host::Host;
 use crate::run::vcpu::Vcpu;
@@ -97,7 +101,8 @@ pub fn save(host: &Host, facts: &UpdateFacts) -> Result<Saved, SaveError> {
         Some(mfn)
     };
     let mut out = Writer::new(PagedDest::new(&DirectMap, take));
-    let written = write_all(host, facts, &mut out).and_then(|()| Ok(out.finish()?));
+    let damage = Damage::asked(&host.options).filter(|_| facts.sequence == 1);
+    let written = write(host, facts, damage, &mut out).and_then(|()| Ok(out.finish()?));
     let (pages, page_crcs) = out.into_dest().into_parts();
     let result = written.and_then(|finished| {
         let mut list = Vec::new();
@@ -106,7 +111,11 @@ pub fn save(host: &Host, facts: &UpdateFacts) -> Result<Saved, SaveError> {
             list.push(take().ok_or(SaveError::NoMemory)?);
         }
         let stream = Written { version, pages: &pages, page_crcs: &page_crcs, finished };
-        mfn_list::write(&DirectMap, &list, &stream).map_err(SaveError::List)
+        let root = mfn_list::write(&DirectMap, &list, &stream).map_err(SaveError::List);
+        if damage == Some(Damage::Flip) {
+            damage::flip(&DirectMap, &pages);
+        }
+        root
     });
     let blocks = blocks.into_inner();
     match result {
@@ -118,6 +127,20 @@ pub fn save(host: &Host, facts: &UpdateFacts) -> Result<Saved, SaveError> {
             Err(e)
         }
     }
+}
+
+/// Writes all records, damaged if a test wants it.
+fn write<D: Dest>(
+    host: &Host,
+    facts: &UpdateFacts,
+    damage: Option<Damage>,
+    out: &mut Writer<D>,
+) -> Result<(), SaveError> {
+    let Some(damage) = damage else { return write_all(host, facts, out) };
+    let mut plain = Writer::new(Vec::new());
+    write_all(host, facts, &mut plain)?;
+    plain.finish()?;
+    Ok(damage::rewrite(damage, facts.version, host.region.range(), &plain.into_dest(), out)?)
 }
 
 fn write_all<D: Dest>(host: &Host, facts: &UpdateFacts, out: &mut Writer<D>) -> Result<(), SaveError> {
@@ -152,6 +175,7 @@ fn write_all<D: Dest>(host: &Host, facts: &UpdateFacts, out: &mut Writer<D>) -> 
         let (head, tail) = log::positions();
         out.save(&LuLog { frames, head, tail })?;
     }
+    write_kept(host, facts.version, out)?;
     let domains: Vec<_> = host.domains.lock().values().cloned().collect();
     for domain in &domains {
         write_domain(host, facts.version, domain, out)?;
@@ -164,12 +188,44 @@ fn write_all<D: Dest>(host: &Host, facts: &UpdateFacts, out: &mut Writer<D>) -> 
     Ok(())
 }
 
+/// Writes the frames that nobody is to have. Version 1 has no word for faulty ones: those that nobody has are kept as what has to stay, and of those in use it
+/// is forgotten that they are faulty.
+fn write_kept<D: Dest>(host: &Host, version: StreamVersion, out: &mut Writer<D>) -> Result<(), SaveError> {
+    let what = SaveError::Unrepresentable { domain: DomId::XEN, what: "a withheld frame" };
+    let extent = |range: MfnRange| SavedExtent::try_new(range, None).map_err(|_| what);
+    let bad = host.bad_frames.lock().clone();
+    let has_word = version >= StreamVersion::V2;
+    let mut kept = host.withheld.lock().clone();
+    for range in bad.iter().filter(|_| !has_word) {
+        let is_unused = |mfn: &Mfn| host.frames.owner_of(*mfn) == Some(DomId::IO);
+        kept.extend(range.iter().filter(is_unused).map(|mfn| MfnRange::new(mfn, 1)));
+    }
+    // An update before may have handed a faulty frame over as a withheld one: it is listed once.
+    ranges::merge(&mut kept);
+    let mut pages = ListWriter::xen_pages(out, XenPagesKind::Other);
+    for range in kept {
+        pages.push(&extent(range)?);
+    }
+    pages.finish()?;
+    if has_word {
+        let mut list = ListWriter::bad_frames(out);
+        for range in bad {
+            list.push(&extent(range)?);
+        }
+        list.finish()?;
+    }
+    Ok(())
+}
+
 fn write_domain<D: Dest>(
     host: &Host,
     version: StreamVersion,
     domain: &Domain,
     out: &mut Writer<D>,
 ) -> Result<(), SaveError> {
+    if let Some(refusal) = domain.refusal() {
+        return refused::write(host, version, domain, refusal, out);
+    }
     let unrepresentable = |what| SaveError::Unrepresentable { domain: domain.id, what };
     let mut memory = domain.memory.lock();
     let vcpus = domain.vcpus.lock().clone();
@@ -236,6 +292,22 @@ fn write_domain<D: Dest>(
         // 0 says that one is not in use.
         out.save(&LuWatchdogs { ends_ns: watchdogs.0.map(|end| end.map_or(0, |at| at.max(1))) })?;
     }
+    save_channels(host, domain, out)?;
+    save_grants(host, domain, out)?;
+    let clock = tsc::clock();
+    out.save(&TscInfo { mode: 0, khz: (clock.tsc_hz / 1000) as u32, nsec: tsc::now_ns(), incarnation: 0 })?;
+    let mut shared = Box::new([0u8; SHARED_INFO_LEN]);
+    DirectMap.read(memory.shared_info.maddr(), &mut shared[..]);
+    out.record(SHARED_INFO, &shared[..])?;
+    drop(memory);
+    for vcpu in &vcpus {
+        write_vcpu(domain, vcpu, out)?;
+    }
+    open.end(out)?;
+    Ok(())
+}
+
+fn save_channels<D: Dest>(host: &Host, domain: &Domain, out: &mut Writer<D>) -> Result<(), SaveError> {
     let mut channels = ListWriter::channels(out);
     for port in host.evtchn.lock().ports(domain.id) {
         let (state, is_xen_consumer) = match port.state {
@@ -253,23 +325,11 @@ fn write_domain<D: Dest>(
         channels.push(&Channel { port: port.port, state, is_xen_consumer, notify_vcpu: port.notify_vcpu });
     }
     channels.finish()?;
-    save_grants(host, domain, out)?;
-    let clock = tsc::clock();
-    out.save(&TscInfo { mode: 0, khz: (clock.tsc_hz / 1000) as u32, nsec: tsc::now_ns(), incarnation: 0 })?;
-    let mut shared = Box::new([0u8; SHARED_INFO_LEN]);
-    DirectMap.read(memory.shared_info.maddr(), &mut shared[..]);
-    out.record(SHARED_INFO, &shared[..])?;
-    drop(memory);
-    for vcpu in &vcpus {
-        write_vcpu(domain, vcpu, out)?;
-    }
-    open.end(out)?;
     Ok(())
 }
 
 fn save_grants<D: Dest>(host: &Host, domain: &Domain, out: &mut Writer<D>) -> Result<(), SaveError> {
-    let tables = host.grants.lock();
-    let Some(saved) = tables.save(domain.id) else { return Ok(()) };
+    let Some(saved) = host.grants.lock().save(domain.id) else { return Ok(()) };
     let head = GrantsHead {
         version: saved.version as u32,
         max_frames: saved.limits.max_frames,
@@ -277,6 +337,13 @@ fn save_grants<D: Dest>(host: &Host, domain: &Domain, out: &mut Writer<D>) -> Re
         nr_shared: saved.shared.len() as u32,
     };
     write_grants(out, head, &[saved.shared, saved.status].concat())?;
+    save_grant_uses(host, domain, out)
+}
+
+/// The part of a domain's grants that others change too.
+fn save_grant_uses<D: Dest>(host: &Host, domain: &Domain, out: &mut Writer<D>) -> Result<(), SaveError> {
+    let tables = host.grants.lock();
+    let Some(saved) = tables.save(domain.id) else { return Ok(()) };
     let mut list = ListWriter::grants_in_use(out);
     for (reference, active) in saved.active {
         let Active { to, frame, readers, writers } = active;

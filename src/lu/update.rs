@@ -1,7 +1,8 @@
 //! The outgoing side: trigger, plan, quiesce, save, jump.
 //!
 //! ```text
-//!   request ─ stage (image checked, plan, entry list, relocation tables) ── guests run all the while
+//!   request ─ stage (plan, signature, digest, entry list, relocation tables, seal) ── guests run all the while
+//!   the seal is looked at
 //!   pause:  quiesce ─ save ─ breadcrumb into the list ─ jump
 //! ```
 //!
@@ -11,12 +12,12 @@
 mod pause;
 mod plan;
 mod refusal;
+mod seal;
 mod stage;
 
 use super::records::LuHost;
 use super::report::{self, Report};
 use crate::cmdline::Expect;
-use crate::frame::Maddr;
 use crate::kexec::image::DigestCheck;
 use crate::log;
 use crate::mm::buddy::Block;
@@ -28,10 +29,11 @@ use crate::x86::tsc;
 use alloc::string::{String, ToString};
 
 pub use plan::plan_only;
-use plan::{choose, loaded_bytes, plan};
+use plan::{choose, loaded_bytes, plan, trust};
 pub use refusal::Refusal;
+pub use seal::is_test;
 pub use stage::build_relocation;
-use stage::{CHECK_EVERY_NS, Staged, stage_next, unstage};
+use stage::{CHECK_PAUSE_NS, Looked, Staged, check_staged, stage_next, unstage};
 
 /// Where the relocation code's copy is mapped executable.
 pub const RELOC_VA: u64 = 0xffff_82d0_c000_0000;
@@ -55,10 +57,10 @@ pub struct UpdateState {
     pub(super) report: Option<(Report, String)>,
     pub(super) later_created: bool,
     /// The next image's digest, being computed piece by piece while guests run.
-    checking: Option<(Maddr, DigestCheck<'static>)>,
+    checking: Option<(Looked, DigestCheck<'static>)>,
     next_check_ns: u64,
-    /// The image whose digest was found right.
-    verified: Option<Maddr>,
+    /// The image that was found right.
+    verified: Option<Looked>,
 }
 
 impl UpdateState {
@@ -154,7 +156,6 @@ pub fn tick(host: &Host, now: u64) {
     let o = &host.options;
     let mut u = host.update.lock();
     if u.checking.is_some() {
-        u.next_check_ns = now + CHECK_EVERY_NS;
         u.requested = true;
         return;
     }
@@ -178,10 +179,19 @@ pub fn tick(host: &Host, now: u64) {
 /// Carries out the update that was asked for. Returns only if there is none.
 pub fn run_pending(host: &Host, frame: &mut Frame) {
     host.update.lock().requested = false;
+    let started_ns = tsc::now_ns();
     match stage_next(host) {
         Ok(true) => {}
-        Ok(false) => return,
+        Ok(false) => {
+            // Guests have the CPU at least half of the time.
+            let now = tsc::now_ns();
+            host.update.lock().next_check_ns = now + now.saturating_sub(started_ns).max(CHECK_PAUSE_NS);
+            return;
+        }
         Err(refusal) => return refuse(host, &refusal),
+    }
+    if let Err(refusal) = check_staged(host) {
+        return refuse(host, &refusal);
     }
     let paused_tsc = tsc::rdtsc();
     log::hold();
@@ -194,6 +204,11 @@ pub fn run_pending(host: &Host, frame: &mut Frame) {
 fn refuse(host: &Host, refusal: &Refusal) {
     let word = if matches!(refusal, Refusal::Deadline { .. }) { "aborted" } else { "refused" };
     log!("lu", "{word}: {refusal}");
+    if matches!(refusal, Refusal::Altered { .. }) {
+        // Nothing that was found before holds any more: the next attempt begins with the image's digest.
+        host.update.lock().verified = None;
+        unstage(host);
+    }
     {
         let mut u = host.update.lock();
         u.refusals += 1;
@@ -209,15 +224,18 @@ fn refuse(host: &Host, refusal: &Refusal) {
 pub fn load(host: &Host, block: Block, len_bytes: u64) -> Result<(), (Block, Refusal)> {
     let at = block.mfn().maddr();
     let checked = plan(host, "loaded", loaded_bytes(at, len_bytes)).and_then(|(image, _)| {
-        image.verify_digest().map_err(|error| Refusal::Image { name: "loaded".to_string(), error })
+        let looked = Looked::begin(host, "loaded", at, &image)?;
+        image.verify_digest().map_err(|error| Refusal::Image { name: "loaded".to_string(), error })?;
+        Ok(looked)
     });
-    if let Err(refusal) = checked {
-        return Err((block, refusal));
-    }
+    let looked = match checked {
+        Ok(looked) => looked,
+        Err(refusal) => return Err((block, refusal)),
+    };
     unload(host);
     let mut u = host.update.lock();
     u.loaded = Some(Loaded { block, len_bytes });
-    u.verified = Some(at);
+    u.verified = Some(looked);
     Ok(())
 }
 
@@ -232,6 +250,11 @@ pub fn unload(host: &Host) -> bool {
     unstage(host);
     host.frames.free(loaded.block);
     true
+}
+
+/// Says who must have signed a next image.
+pub fn print_trust(host: &Host) {
+    log!("lu", "{}", trust(host));
 }
 
 /// True if there is an image to go to: one that is loaded, or a module.

@@ -3,10 +3,14 @@
 //! The map is kept by machine frame, since that is what the guest names when it changes its M2P entries, and what restore claims. Neighbours
 //! that continue each other in both numbers are one extent, always: so what a save writes and a restore claims follows how the
 //! domain's memory lies, not how it came about.
+//!
+//! A guest can cut its memory into as many pieces as it likes. That there is no memory to write them down is an error, which it gets told.
+
+mod sorted;
 
 use crate::frame::{Mfn, MfnRange, Pfn};
-use alloc::collections::BTreeMap;
 use core::fmt;
+use sorted::{NoRoom, Sorted};
 
 /// The first number that no page can have: written down for an update, it says "none".
 const PFN_END: u64 = Pfn::LIMIT - 1;
@@ -77,6 +81,14 @@ pub enum ExtentError {
         /// The first such frame.
         mfn: Mfn,
     },
+    /// No memory for one more extent.
+    NoMemory,
+}
+
+impl From<NoRoom> for ExtentError {
+    fn from(_: NoRoom) -> Self {
+        Self::NoMemory
+    }
 }
 
 impl fmt::Display for ExtentError {
@@ -85,6 +97,7 @@ impl fmt::Display for ExtentError {
             Self::OutOfRange { mfn, nr_frames } => write!(f, "{nr_frames} frames from {mfn} on are too many"),
             Self::Present { mfn } => write!(f, "frame {mfn} is the domain's already"),
             Self::Absent { mfn } => write!(f, "frame {mfn} is not the domain's"),
+            Self::NoMemory => f.write_str("no memory for one more extent"),
         }
     }
 }
@@ -92,15 +105,14 @@ impl fmt::Display for ExtentError {
 /// A domain's memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExtentMap {
-    /// By first machine frame: first guest frame and length.
-    extents: BTreeMap<u64, (Option<Pfn>, u64)>,
+    extents: Sorted,
     nr_frames: u64,
 }
 
 impl ExtentMap {
     /// A map of nothing.
     pub const fn new() -> Self {
-        Self { extents: BTreeMap::new(), nr_frames: 0 }
+        Self { extents: Sorted::new(), nr_frames: 0 }
     }
 
     /// Frames in all extents.
@@ -115,26 +127,28 @@ impl ExtentMap {
 
     /// The extents, by machine frame.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = Extent> + '_ {
-        self.extents.iter().map(|(&mfn, &(pfn, nr_frames))| Extent { mfn: Mfn::new(mfn), pfn, nr_frames })
+        self.extents.iter()
     }
 
     /// The extent that a frame is in.
     pub fn extent_of(&self, mfn: Mfn) -> Option<Extent> {
-        self.last_at_or_before(mfn).filter(|extent| extent.range().contains(mfn))
+        self.extents.last_at_or_before(mfn).filter(|extent| extent.range().contains(mfn))
     }
 
     /// The first extent that does not end before a frame.
     pub fn first_behind(&self, mfn: Mfn) -> Option<Extent> {
-        self.extent_of(mfn).or_else(|| {
-            let next = self.extents.range(mfn.get()..).next();
-            next.map(|(&mfn, &(pfn, nr_frames))| Extent { mfn: Mfn::new(mfn), pfn, nr_frames })
-        })
+        self.extent_of(mfn).or_else(|| self.extents.first_from(mfn))
     }
 
     /// The guest's number for a frame: outer nothing if the frame is not the domain's, inner nothing if the guest has none for it.
     pub fn lookup(&self, mfn: Mfn) -> Option<Option<Pfn>> {
         let extent = self.extent_of(mfn)?;
         Some(extent.pfn.map(|pfn| pfn.offset(mfn.get() - extent.mfn.get())))
+    }
+
+    /// Makes sure that one call to [`ExtentMap::insert`] does not lack memory.
+    pub fn make_room(&mut self) -> Result<(), ExtentError> {
+        Ok(self.extents.reserve(1)?)
     }
 
     /// Adds frames that the domain does not have yet. Nothing has changed on an error.
@@ -148,18 +162,20 @@ impl ExtentMap {
             return Err(out_of_range);
         }
         // What a restore adds comes in order, behind all that is there.
-        let is_behind = self.extents.last_key_value().is_none_or(|(&last, &(_, n))| last + n < mfn.get());
+        let is_behind = self.extents.last().is_none_or(|last| last.range().end() < mfn.get());
         if is_behind {
-            self.extents.insert(mfn.get(), (pfn, nr_frames));
+            self.extents.reserve(1)?;
+            self.extents.put(Extent { mfn, pfn, nr_frames });
             self.nr_frames += nr_frames;
             return Ok(());
         }
         if self.extent_of(mfn).is_some() {
             return Err(ExtentError::Present { mfn });
         }
-        if let Some((&mfn, _)) = self.extents.range(range.start()..range.end()).next() {
-            return Err(ExtentError::Present { mfn: Mfn::new(mfn) });
+        if let Some(next) = self.extents.first_from(mfn).filter(|next| range.contains(next.mfn)) {
+            return Err(ExtentError::Present { mfn: next.mfn });
         }
+        self.extents.reserve(1)?;
         self.put(Extent { mfn, pfn, nr_frames });
         self.nr_frames += nr_frames;
         Ok(())
@@ -173,14 +189,16 @@ impl ExtentMap {
             let absent = ExtentError::Absent { mfn: Mfn::new(at) };
             at = self.extent_of(Mfn::new(at)).ok_or(absent)?.range().end();
         }
+        // Something may stay of the extents at both ends.
+        self.extents.reserve(2)?;
         let mut at = range.start();
         while let Some(extent) = (at < range.end()).then(|| self.extent_of(Mfn::new(at))).flatten() {
-            self.extents.remove(&extent.mfn.get());
+            self.extents.remove(extent.mfn);
             let (before, _) = extent.cut(mfn);
             // A range that ends at the last frame there is has nothing behind it.
             let behind = Mfn::try_new(range.end()).ok().and_then(|end| extent.cut(end).1);
             for rest in [before, behind].into_iter().flatten() {
-                self.extents.insert(rest.mfn.get(), (rest.pfn, rest.nr_frames));
+                self.extents.put(rest);
             }
             at = extent.range().end();
         }
@@ -197,37 +215,33 @@ impl ExtentMap {
         if extent.pfn.map(|first| first.offset(mfn.get() - extent.mfn.get())) == pfn {
             return Ok(());
         }
-        self.extents.remove(&extent.mfn.get());
+        self.extents.reserve(3)?;
+        self.extents.remove(extent.mfn);
         let (before, rest) = extent.cut(mfn);
         let behind = rest.and_then(|rest| rest.cut(mfn.checked_add(1)?).1);
         for rest in [before, behind].into_iter().flatten() {
-            self.extents.insert(rest.mfn.get(), (rest.pfn, rest.nr_frames));
+            self.extents.put(rest);
         }
         self.put(Extent { mfn, pfn, nr_frames: 1 });
         Ok(())
     }
 
-    fn last_at_or_before(&self, mfn: Mfn) -> Option<Extent> {
-        let (&mfn, &(pfn, nr_frames)) = self.extents.range(..=mfn.get()).next_back()?;
-        Some(Extent { mfn: Mfn::new(mfn), pfn, nr_frames })
-    }
-
-    /// Puts an extent where none is, together with the neighbours that continue it.
+    /// Puts an extent where none is and for which room is reserved, together with the neighbours that continue it.
     fn put(&mut self, extent: Extent) {
         let mut extent = extent;
-        if let Some(before) = self.last_at_or_before(extent.mfn)
+        if let Some(before) = self.extents.last_at_or_before(extent.mfn)
             && before.continues_in(&extent)
         {
             extent = Extent { nr_frames: before.nr_frames + extent.nr_frames, ..before };
         }
         let end = extent.mfn.get() + extent.nr_frames;
-        if let Some(&(pfn, nr_frames)) = self.extents.get(&end)
-            && extent.continues_in(&Extent { mfn: Mfn::new(end), pfn, nr_frames })
+        if let Some(next) = Mfn::try_new(end).ok().and_then(|end| self.extents.first_from(end))
+            && extent.continues_in(&next)
         {
-            self.extents.remove(&end);
-            extent.nr_frames += nr_frames;
+            self.extents.remove(next.mfn);
+            extent.nr_frames += next.nr_frames;
         }
-        self.extents.insert(extent.mfn.get(), (extent.pfn, extent.nr_frames));
+        self.extents.put(extent);
     }
 }
 
@@ -235,6 +249,7 @@ impl ExtentMap {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::collections::BTreeMap;
     use std::vec::Vec;
 
     fn mfn(n: u64) -> Mfn {

@@ -137,7 +137,7 @@ fn notify(host: &Host, domain: &Domain) {
 
 fn deliver(host: &Host, domain: &Domain, now: u64) {
     // The ring of a domain that has stopped may be somebody else's memory by now.
-    if domain.shutdown().is_some() {
+    if !domain.is_alive() {
         return;
     }
     let delivered = domain.console.lock().deliver(&DirectMap, now);
@@ -148,7 +148,7 @@ fn deliver(host: &Host, domain: &Domain, now: u64) {
 
 /// Types into a domain's console.
 pub fn type_to(host: &Host, domain: &Domain, bytes: &[u8]) {
-    if domain.shutdown().is_some() {
+    if !domain.is_alive() {
         return;
     }
     let typed = domain.console.lock().type_in(bytes);
@@ -165,7 +165,7 @@ pub(super) fn all_domains(host: &Host) -> Vec<Arc<Domain>> {
 /// Types the line `finish` into every guest's console.
 pub fn finish_all(host: &Host) {
     for domain in all_domains(host) {
-        if domain.shutdown().is_none() {
+        if domain.is_alive() {
             type_to(host, &domain, b"finish\r");
         }
     }
@@ -182,7 +182,7 @@ pub fn poll(host: &Host, now: u64) {
         console.next_poll_ns = now + if console.focus.is_some() { POLL_IN_FOCUS_NS } else { POLL_NS };
     }
     for domain in all_domains(host) {
-        if domain.shutdown().is_none() {
+        if domain.is_alive() {
             serve(host, &domain);
             domain.console.lock().line.show_if_old(now, |piece| show(domain.id, piece));
         }
@@ -205,7 +205,7 @@ fn pump(host: &Host, now: u64) {
             break;
         }
         let Some(id) = host.console.lock().waiting.pop_front() else { break };
-        if let Some(domain) = host.domain(id).filter(|d| d.shutdown().is_none())
+        if let Some(domain) = host.domain(id).filter(|d| d.is_alive())
             && take_output(host, &domain)
         {
             host.console.lock().waiting.push_back(id);
@@ -225,6 +225,8 @@ fn read_keys(host: &Host, now: u64) {
         let Some(key) = serial::read() else { break };
         match domain {
             _ if key == switch => next_focus(host),
+            // Nobody reads it, and its ring is not touched.
+            Some(domain) if domain.refusal().is_some() => {}
             Some(domain) => {
                 domain.console.lock().type_in(&[key]);
                 deliver(host, &domain, now);

@@ -178,8 +178,13 @@ impl<'h> Taken<'h> {
                 order = smaller;
                 continue;
             };
-            DirectMap.zero(block.mfn().maddr(), order.len_bytes());
-            let Ok(block) = self.host.frames.into_domain(block, self.id) else { break Err(no_memory()) };
+            if self.extents.make_room().is_err() {
+                self.host.frames.free(block);
+                break Err(no_memory());
+            }
+            let Ok(block) = self.host.frames.into_domain(block.scrub(&DirectMap), self.id) else {
+                break Err(no_memory());
+            };
             let inserted = self.extents.insert(Some(Pfn::new(pfn)), block.mfn(), order.nr_frames());
             assert!(inserted.is_ok(), "fresh memory is in nobody's extents (I6)");
             self.host.m2p.set_run(&DirectMap, block.range(), Pfn::new(pfn));
@@ -193,7 +198,7 @@ impl<'h> Taken<'h> {
 
     fn take_shared_info(&mut self) -> Result<Mfn, CreateError> {
         let no_memory = CreateError::NoMemory { frames: 1 };
-        let Some(block) = self.host.alloc_private(Order::PAGE) else { return Err(no_memory) };
+        let Some(block) = self.host.alloc_scrubbed(Order::PAGE) else { return Err(no_memory) };
         let Ok(block) = self.host.frames.into_domain_with(block, self.id, CountFlags::XEN_HEAP) else {
             return Err(no_memory);
         };

@@ -16,7 +16,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use spin::Mutex;
+use spin::{Mutex, Once};
 
 /// Why a domain has stopped: Xen's SHUTDOWN_* numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +127,30 @@ impl PerDomain {
     }
 }
 
+/// A domain that came out of the stream and does not run: why, and what of it is handed on.
+pub struct Refusal {
+    /// Why.
+    pub why: String,
+    /// What is handed on at the next update.
+    pub carried: Carried,
+}
+
+/// What of a refused domain is handed on.
+pub enum Carried {
+    /// All of its records, as they came, and an END behind them.
+    Whole {
+        /// Their bytes.
+        records: Vec<u8>,
+        /// This build knows what of its grants is in use.
+        has_grants: bool,
+    },
+    /// The memory that it has. It had so many vCPUs once.
+    Memory {
+        /// vCPUs that it was made with.
+        nr_vcpus: u32,
+    },
+}
+
 /// A domain.
 pub struct Domain {
     /// Number.
@@ -153,6 +177,7 @@ pub struct Domain {
     pub handle: [u8; 16],
     /// Console and store rings and their ports, as start_info told the guest.
     pub rings: Rings,
+    refusal: Once<Refusal>,
     shutdown: AtomicU32,
     paused: AtomicBool,
     vm_assist: AtomicU64,
@@ -205,6 +230,7 @@ impl Domain {
             perdomain,
             handle,
             rings,
+            refusal: Once::new(),
             shutdown: AtomicU32::new(RUNS),
             paused: AtomicBool::new(false),
             vm_assist: AtomicU64::new(0),
@@ -235,6 +261,21 @@ impl Domain {
     /// Stops it; false if it had stopped before.
     pub fn set_shutdown(&self, reason: Shutdown) -> bool {
         self.shutdown.compare_exchange(RUNS, reason.0, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Keeps it as one that was refused when it came out of the stream: it does not run in this build.
+    pub fn refuse(&self, refusal: Refusal) {
+        self.refusal.call_once(|| refusal);
+    }
+
+    /// Why it was refused, if it was.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        self.refusal.get()
+    }
+
+    /// It lives: it has not stopped and was not refused. The rings of a domain that does not may be somebody else's memory.
+    pub fn is_alive(&self) -> bool {
+        self.shutdown().is_none() && self.refusal().is_none()
     }
 
     /// Its vCPUs may run.

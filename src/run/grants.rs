@@ -74,7 +74,7 @@ pub fn take<'h>(host: &'h Host, domain: &'h Domain, nr: u32) -> Option<Fresh<'h>
     fresh.frames.try_reserve_exact(nr as usize).ok()?;
     let types = host.types(domain);
     for _ in 0..nr {
-        let block = host.alloc_private(Order::PAGE)?;
+        let block = host.alloc_scrubbed(Order::PAGE)?;
         let block = match host.frames.into_domain_with(block, domain.id, CountFlags::XEN_HEAP) {
             Ok(block) => block,
             Err(refused) => {

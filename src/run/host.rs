@@ -6,11 +6,10 @@ use crate::domain::grant::GrantTables;
 use crate::domain::sched::Scheduler;
 use crate::frame::{DomId, Maddr, Mfn, MfnRange, Order};
 use crate::memmap::MemMap;
-use crate::mm::buddy::Block;
+use crate::mm::buddy::{Block, Scrubbed};
 use crate::mm::frametable::Frames;
 use crate::mm::m2p::M2p;
 use crate::mm::page_info::PageType;
-use crate::mm::physmem::PhysMem;
 use crate::mm::types::{Access, DomainView, Effects, PageTypes, TypeError};
 use crate::region::LuRegion;
 use crate::run::console::ConsoleState;
@@ -93,6 +92,10 @@ pub struct Host {
     pub console: Mutex<ConsoleState>,
     /// Domains being taken apart.
     pub dying: Mutex<Vec<Dying>>,
+    /// Frames that nobody may have: two domains claimed them, or the outgoing side said so. They go on so from build to build.
+    pub withheld: Mutex<Vec<MfnRange>>,
+    /// Frames found to be faulty, in order; whoever has one keeps it, and nobody gets it then.
+    pub bad_frames: Mutex<Vec<MfnRange>>,
     /// Live update: the staged image, the automatic updates, the history.
     pub update: Mutex<crate::lu::update::UpdateState>,
 }
@@ -192,9 +195,12 @@ impl Host {
 
     /// A zeroed private frame or block, disposable at the next update; `None` without memory.
     pub fn alloc_private(&self, order: Order) -> Option<Block> {
-        let block = self.frames.alloc(order)?;
-        DirectMap.zero(block.mfn().maddr(), order.len_bytes());
-        Some(block)
+        self.alloc_scrubbed(order).map(Scrubbed::into_block)
+    }
+
+    /// A zeroed block that may become a guest's; `None` without memory.
+    pub fn alloc_scrubbed(&self, order: Order) -> Option<Scrubbed> {
+        self.frames.alloc(order).map(|block| block.scrub(&DirectMap))
     }
 
     /// A domain.

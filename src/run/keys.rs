@@ -66,7 +66,11 @@ fn domains(host: &Host) {
             let mut memory = domain.memory.lock();
             (memory.nr_frames(host.frames, domain.id), memory.extents.nr_extents())
         };
-        let state = domain.shutdown().map_or("running", |s| s.name());
+        let state = match (domain.shutdown(), domain.refusal()) {
+            (Some(reason), _) => reason.name(),
+            (None, Some(_)) => "refused",
+            (None, None) => "running",
+        };
         let vcpus = domain.vcpus.lock().len();
         log!(
             "domain",
@@ -75,5 +79,8 @@ fn domains(host: &Host) {
             domain.name,
             if domain.privileged { ", privileged" } else { "" }
         );
+        if let Some(refusal) = domain.refusal() {
+            log!("domain", "{} was refused: {}", domain.id, refusal.why);
+        }
     }
 }

@@ -12,6 +12,7 @@
 //!
 //! Lock order, outermost first: domains, a domain's memory, a vCPU, event channels, scheduler, frames, log.
 
+pub mod bad;
 pub mod bounce;
 pub mod console;
 pub mod context;

@@ -6,6 +6,7 @@
 use crate::domain::sched::WATCHDOGS;
 use crate::frame::{Mfn, MfnRange, PAGE_SIZE};
 use crate::log;
+use crate::mm::extents::ExtentError;
 use crate::mm::frametable::Frames;
 use crate::mm::physmem::PhysMem;
 use crate::mm::types::PageTypes;
@@ -55,7 +56,8 @@ impl Dying {
 
 /// Stops a domain. Its memory goes back step by step ([`step`]).
 pub fn shut_down(domain: &Arc<Domain>, reason: Shutdown) {
-    if !domain.set_shutdown(reason) {
+    // What a refused domain has is kept, and not all of what it names is its own.
+    if domain.refusal().is_some() || !domain.set_shutdown(reason) {
         return;
     }
     let host = super::host::host();
@@ -150,6 +152,10 @@ fn drop_vcpu_references(host: &Host, domain: &Domain) {
 fn take_back_some(host: &Host, domain: &Domain) -> bool {
     let mut memory = domain.memory.lock();
     for _ in 0..STEP_FRAMES {
+        if memory.extents.make_room().is_err() {
+            // Other domains' ends give memory back: the next step tries again.
+            return true;
+        }
         let Some(mfn) = memory.lingering.take_first() else { return false };
         if host.frames.is_lingering(mfn, domain.id) {
             let inserted = memory.extents.insert(None, mfn, 1);
@@ -187,8 +193,10 @@ fn forget_some(host: &Host, domain: &Domain, at: Mfn) -> Option<Mfn> {
     });
     let mut memory = domain.memory.lock();
     for range in freed {
-        let removed = memory.extents.remove(Mfn::new(range.start()), range.nr_frames());
-        assert!(removed.is_ok(), "frames just looked at are there");
+        if memory.extents.remove(Mfn::new(range.start()), range.nr_frames()) == Err(ExtentError::NoMemory) {
+            // Not even for the pieces that are left: these frames are looked at again.
+            return Some(at);
+        }
     }
     next
 }
@@ -234,7 +242,7 @@ pub fn bury(host: &Host) {
     for domain in zombies {
         let mut at = Some(Mfn::ZERO);
         while let Some(from) = at {
-            at = forget_some(host, &domain, from);
+            at = forget_some(host, &domain, from).filter(|&next| next > from);
         }
         let is_mapped = domain.memory.lock().extents.nr_frames() != 0 || host.grants.lock().is_in_use(domain.id);
         if is_mapped {

@@ -170,7 +170,9 @@ pub fn arm_timer(now: u64) {
 
 /// Ends a test run when no domain is left.
 fn finish_if_all_are_down(host: &Host) {
-    if host.options.exit != Exit::Qemu || !host.domains.lock().is_empty() || update::is_busy(host) {
+    // A domain that was refused stays for ever, and the verdict knows of it.
+    let is_down = || host.domains.lock().values().all(|domain| domain.refusal().is_some());
+    if host.options.exit != Exit::Qemu || !is_down() || update::is_busy(host) {
         return;
     }
     let missing = update::missing(host);

@@ -9,10 +9,10 @@
 //! Each stage takes the former's token, so none can be left out or run twice. Until the last one everything comes out of the region (I2).
 
 use crate::build;
-use crate::cmdline::Options;
+use crate::cmdline::{BadPages, Options};
 use crate::frame::{CHUNK_FRAMES, CHUNK_SIZE, DomId, Maddr, Mfn, MfnRange, Order, PAGE_SIZE};
 use crate::log;
-use crate::memmap::MemMap;
+use crate::memmap::{MAX_FAULTY, MemMap};
 use crate::mm::bootmem::{BootAlloc, BootBlock, OutOfBootMemory};
 use crate::mm::frametable::{ChunkEntry, ClaimError, Frames, InitError, NR_SLABS, Split, SplitSlab, boot_slab_splits};
 use crate::mm::physmem::PhysMem;
@@ -40,9 +40,13 @@ pub struct Firmware {
 
 impl Firmware {
     /// Normalises the map and finds the slot in it.
-    pub fn read(info: &BootInfo, image: Maddr) -> Result<Self, Fatal> {
-        let map = MemMap::from_firmware(info.entries().iter().copied()).map_err(Fatal::MemMap)?;
+    pub fn read(info: &BootInfo, image: Maddr, bad: &BadPages) -> Result<Self, Fatal> {
+        let mut map = MemMap::from_firmware(info.entries().iter().copied()).map_err(Fatal::MemMap)?;
         let slot = MfnRange::new(image.mfn_containing(), build::SLOT_BYTES / PAGE_SIZE);
+        // After an update somebody may have such a frame, and it is taken out of use when all is claimed.
+        if !info.is_update && !bad.ranges().is_empty() {
+            map = map.without(&faulty(bad, slot, info));
+        }
         if !map.is_ram(slot) || !slot.start().is_multiple_of(CHUNK_FRAMES) {
             return Err(Fatal::Slot { slot });
         }
@@ -108,6 +112,24 @@ impl Firmware {
         }
         None
     }
+}
+
+/// The frames that are faulty and not in use yet: what the loader has put on some of them stays there.
+fn faulty(bad: &BadPages, slot: MfnRange, info: &BootInfo) -> RangeSet<MAX_FAULTY> {
+    let mut faulty = RangeSet::new();
+    let modules = info.modules().iter().map(|m| MfnRange::frames_touched(m.start, m.len_bytes));
+    let used = modules.chain([slot]);
+    for &range in bad.ranges() {
+        let taken = faulty.insert(range);
+        let freed = used.clone().filter(|used| used.overlaps(range)).try_for_each(|used| faulty.remove(used));
+        if taken.and(freed).is_err() {
+            log!(
+                "memmap",
+                "badpage={range}: too many pieces between the image and the modules, some of it stays in use"
+            );
+        }
+    }
+    faulty
 }
 
 #[expect(unsafe_code, reason = "moves a module")]
@@ -235,16 +257,22 @@ impl Framed {
             match self.frames.claim(range, owner) {
                 Ok(()) => return Ok(()),
                 Err(ClaimError::NoRecords { needed, .. }) => {
-                    feed(self.frames, &mut self.boot, needed).map_err(ClaimOrFatal::Fatal)?;
+                    self.feed(needed).map_err(ClaimOrFatal::Fatal)?;
                 }
                 Err(e) => return Err(ClaimOrFatal::Claim(e)),
             }
         }
     }
 
+    /// Provides for at least so many page records, out of the region.
+    pub fn feed(&mut self, needed: u64) -> Result<(), Fatal> {
+        feed(self.frames, &mut self.boot, needed)
+    }
+
     /// All that nobody claimed becomes free memory; what is left of the region serves small objects.
     pub fn plug_in(self) -> Plugged {
         let Self { firmware, region, boot, own_l4, frames } = self;
+        super::failure::note_plugged();
         frames.plug_in(map_splits);
         let stats = boot.stats();
         log!("bootmem", "{stats}");

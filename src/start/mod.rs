@@ -8,6 +8,7 @@
 //!   M2P, log, Host ─ domains restored (or built) ─ stream freed ─ guests run
 //! ```
 
+pub mod failure;
 mod loader;
 pub mod memory;
 pub mod selftest;
@@ -18,15 +19,17 @@ use crate::cmdline::{self, BadRegionSpec};
 use crate::domain::sched::Scheduler;
 use crate::frame::{DomId, Maddr, Mfn, MfnRange, Order};
 use crate::log;
+use crate::lu::breadcrumb;
+use crate::lu::damage::Damage;
 use crate::lu::restore::{HostParts, Incoming, RestoreError};
-use crate::memmap::MemMapError;
+use crate::memmap::{MemMap, MemMapError};
 use crate::mm::frametable::{Frames, InitError};
 use crate::mm::m2p::M2p;
 use crate::mm::physmem::PhysMem;
 use crate::region::RegionError;
 use crate::run::console::ConsoleState;
-use crate::run::create;
 use crate::run::host::{self, Host, Module};
+use crate::run::{bad, create};
 use crate::time::Clock;
 use crate::verdict::Verdict;
 use crate::x86::directmap::DirectMap;
@@ -38,7 +41,7 @@ use core::cell::UnsafeCell;
 use core::fmt;
 use core::sync::atomic::{AtomicU32, Ordering};
 use memory::{ClaimOrFatal, Firmware, Framed, Plugged};
-use spin::Mutex;
+use spin::{Mutex, Once};
 
 /// Order of the block that holds the log: 256 KiB.
 const LOG_ORDER: Order = Order::new(6);
@@ -91,6 +94,12 @@ impl From<RestoreError> for Fatal {
     }
 }
 
+impl From<crate::lu::claims::NoRoom> for Fatal {
+    fn from(e: crate::lu::claims::NoRoom) -> Self {
+        Self::Restore(e.into())
+    }
+}
+
 impl From<ClaimOrFatal> for Fatal {
     fn from(e: ClaimOrFatal) -> Self {
         match e {
@@ -105,6 +114,8 @@ struct EarlyLog(UnsafeCell<[u8; log::early_len()]>);
 // SAFETY: `luxen_start` takes the only reference, once.
 unsafe impl Sync for EarlyLog {}
 static EARLY_LOG: EarlyLog = EarlyLog(UnsafeCell::new([0; log::early_len()]));
+/// Region and slot, once they are known.
+static PLACES: Once<(MfnRange, MfnRange)> = Once::new();
 static BOOT_INFO: Mutex<BootInfo> = Mutex::new(BootInfo::EMPTY);
 
 #[expect(unsafe_code, reason = "symbols of boot/head.S")]
@@ -130,12 +141,26 @@ extern "C" fn luxen_start(magic: u32, mbi: u32, image: u32) -> ! {
     serial::init();
     log::connect(log::Backend { now_ns: tsc::now_ns, print: serial::print, offer: serial::offer });
     if let Err(fatal) = boot(magic, mbi, Maddr::new(image.into()), entry_tsc) {
-        log::release();
-        log!("start", "cannot boot: {fatal}");
-        traps::finish(Verdict::Error);
+        stop(&fatal);
     }
     log::pace();
     traps::enter_guests(stack_top)
+}
+
+/// Ends a boot that cannot go on.
+fn stop(fatal: &Fatal) -> ! {
+    // `boot` has left it, but for a bug.
+    let Some(info) = BOOT_INFO.try_lock() else { failure::of_boot(fatal) };
+    if !info.is_update {
+        failure::of_boot(fatal);
+    }
+    let (options, _) = cmdline::parse(info.command_line.as_str());
+    let sum = || {
+        let map = MemMap::from_firmware(info.entries().iter().copied()).ok()?;
+        let (region, slot) = PLACES.get()?;
+        Some(failure::sum_of_memory(&map, *region, *slot))
+    };
+    failure::of_update(fatal, &options, sum)
 }
 
 fn boot(magic: u32, mbi: u32, image: Maddr, entry_tsc: u64) -> Result<(), Fatal> {
@@ -148,14 +173,22 @@ fn boot(magic: u32, mbi: u32, image: Maddr, entry_tsc: u64) -> Result<(), Fatal>
     }
     let features = cpu::init(cpu::features());
     pit::quiet_legacy();
-    let placed = Firmware::read(&info, image)?.place_region(&options, &mut info)?;
+    let placed = Firmware::read(&info, image, &options.badpage)?.place_region(&options, &mut info)?;
     let given = Given { command_line: command_line.as_str(), options, features };
     let mut framed = placed.map_memory(&features, image)?.make_frames()?;
     apic::init();
 
     let slot = framed.firmware.slot;
     let map = framed.firmware.map.clone();
-    let incoming = Incoming::open(framed.region.range(), slot, |r| map.is_ram(r)).map_err(Fatal::Restore)?;
+    PLACES.call_once(|| (framed.region.range(), slot));
+    let incoming = match info.is_update {
+        true => Incoming::open(framed.region.range(), slot, |r| map.is_ram(r)).map_err(Fatal::Restore)?,
+        // A reset in the middle of an update may have left one: nobody is to follow it (I4).
+        false => {
+            breadcrumb::clear(&DirectMap, framed.region.range());
+            None
+        }
+    };
     match incoming {
         None => {
             start_clock_cold();
@@ -170,7 +203,7 @@ fn boot(magic: u32, mbi: u32, image: Maddr, entry_tsc: u64) -> Result<(), Fatal>
         Some(mut incoming) => {
             incoming.start_clock();
             incoming.note_boot(entry_tsc);
-            incoming.claim_all(|range, owner| framed.claim(range, owner).map_err(Fatal::from))?;
+            incoming.claim_all(framed.frames, options.badpage.ranges(), |needed| framed.feed(needed))?;
             let plugged = framed.plug_in();
             incoming.note_plugged();
             drop(info);
@@ -242,6 +275,8 @@ fn make_host(plugged: Plugged, given: Given<'_>, m2p: M2p, parts: HostParts) -> 
         sched: Mutex::new(Scheduler::default()),
         console: Mutex::new(ConsoleState::default()),
         dying: Mutex::new(Vec::new()),
+        withheld: Mutex::new(Vec::new()),
+        bad_frames: Mutex::new(Vec::new()),
         update: Mutex::new(update),
     }
 }
@@ -276,7 +311,7 @@ fn cold(plugged: Plugged, modules: Vec<Module>, given: Given<'_>) -> Result<(), 
             continue;
         }
         let block = frames.alloc(Order::CHUNK).ok_or_else(no_m2p)?;
-        let block = frames.into_domain(block, DomId::XEN).map_err(|_| no_m2p())?;
+        let block = frames.preserve(block).map_err(|_| no_m2p())?;
         M2p::clear_block(&DirectMap, block.mfn());
         blocks.push(Some(block.mfn()));
     }
@@ -284,15 +319,24 @@ fn cold(plugged: Plugged, modules: Vec<Module>, given: Given<'_>) -> Result<(), 
     map_m2p(frames, plugged.own_l4, &m2p)?;
     let no_log = || Fatal::NoMemory { what: "the log" };
     let block = frames.alloc(LOG_ORDER).ok_or_else(no_log)?;
-    let block = frames.into_domain(block, DomId::XEN).map_err(|_| no_log())?;
+    let block = frames.preserve(block).map_err(|_| no_log())?;
     log::move_to(log::Ring::new(log_memory(block.range())), block.range());
     let wallclock = (cmos::unix_seconds(), 0);
     let update = crate::lu::update::UpdateState::cold();
     let host = host::install(make_host(plugged, given, m2p, HostParts { wallclock, modules, update }));
-    if let Some(test) = &host.options.test {
-        selftest::run(host, test.as_str());
+    crate::lu::update::print_trust(host);
+    bad::retire(host, host.options.badpage.ranges());
+    // Some tests are for the updates.
+    let test = host.options.test.as_ref().map(|test| test.as_str());
+    match test.filter(|test| Damage::asked(&host.options).is_none() && !crate::lu::update::is_test(test)) {
+        Some("bad-frames") => {
+            create::create_boot_domains(host);
+            bad::report_two(host);
+            return Ok(());
+        }
+        Some(test) => selftest::run(host, test),
+        None => create::create_boot_domains(host),
     }
-    create::create_boot_domains(host);
     Ok(())
 }
 

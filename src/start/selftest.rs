@@ -3,6 +3,8 @@
 //! `reloc`: the relocation code obeys random lists, and its simulator, which the host tests compare with a plain model, obeys the same
 //! ones on a copy of memory. Both must leave the same bytes and have read as many entries.
 //!
+//! Those whose name begins with `flip-` are not here: an update carries them out (`lu/update/seal.rs`).
+//!
 //! `debug`: a debug exception in the hypervisor is taken on a stack of its own, and does no harm.
 
 use crate::frame::{Maddr, Mfn, Order, PAGE_SIZE};
@@ -36,7 +38,10 @@ pub fn run(host: &Host, name: &str) -> ! {
             Verdict::Failure
         }
         other => {
-            log!("test", "there is no test {other}, there are: debug, reloc");
+            log!(
+                "test",
+                "there is no test {other}, there are: bad-frames, debug, reloc, flip-file, flip-list, flip-tables, flip-code, flip-late, flip-nothing, and those that damage a stream"
+            );
             Verdict::Error
         }
     };

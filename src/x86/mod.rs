@@ -5,6 +5,7 @@
 pub mod apic;
 pub mod cmos;
 pub mod cpu;
+pub mod crc;
 pub mod debug;
 pub mod debug_exit;
 pub mod desc;
@@ -15,6 +16,7 @@ pub mod paging;
 pub mod percpu;
 pub mod pit;
 pub mod port;
+pub mod reset;
 pub mod serial;
 pub mod traps;
 pub mod tsc;

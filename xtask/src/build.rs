@@ -1,6 +1,6 @@
-//! Compiles both builds of the hypervisor and the guests, strips them, and seals the hypervisor's digest.
+//! Compiles both builds of the hypervisor and the guests, strips them, and signs the hypervisor.
 
-use crate::{digest, paths, step};
+use crate::{paths, sign, step};
 use anyhow::{Context, Result};
 use std::fs;
 use std::path::Path;
@@ -21,6 +21,9 @@ pub const GUEST_TARGET: &str = "tests/guests/x86_64-guest.json";
 pub const LINUX_PROGRAMS: [&str; 2] = ["clock-watch", "grant-page"];
 /// Their target.
 pub const LINUX_TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// The variable that has the key to be built in.
+const KEY_VARIABLE: &str = "LUXEN_KEY";
 
 /// Cargo with what the bare targets need: they have no ready-made `core`, and the flags that build one are not stable, so
 /// RUSTC_BOOTSTRAP lets them through for this one call. The code itself is stable Rust.
@@ -71,14 +74,16 @@ pub fn all() -> Result<()> {
 
 /// Builds the hypervisor with these features under that name.
 pub fn kernel((name, features): (&str, &[&str])) -> Result<()> {
+    let key = sign::development()?;
+    let trusted = std::env::var(KEY_VARIABLE).unwrap_or_else(|_| sign::public(&key));
     let mut command = bare_cargo("build", KERNEL_TARGET);
-    command.args(["-p", "luxen", "--bin", "luxen"]).args(features);
+    command.args(["-p", "luxen", "--bin", "luxen"]).args(features).env(KEY_VARIABLE, &trusted);
     step::run(&format!("build {name}"), &mut command)?;
     // All builds come out under one name: take each away before the next is made.
     let made = Path::new(paths::BARE_TARGET).join("x86_64-xen/release/luxen");
     let file = split_debug(&made, name)?;
     let mut bytes = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
-    digest::seal(&mut bytes).with_context(|| format!("cannot seal {}", file.display()))?;
+    sign::sign(&mut bytes, &key).with_context(|| format!("cannot sign {}", file.display()))?;
     fs::write(&file, bytes).with_context(|| format!("cannot write {}", file.display()))
 }
 

@@ -1,7 +1,9 @@
 //! Next images that are damaged on purpose, each in one way: whatever else is true of them is made true again.
 
-use crate::{digest, paths};
+use crate::digest::{self, Place};
+use crate::{paths, sign};
 use anyhow::{Context, Result, ensure};
+use ed25519_dalek::SigningKey;
 use elf::ElfBytes;
 use elf::abi::PT_LOAD;
 use elf::endian::LittleEndian;
@@ -23,6 +25,14 @@ pub enum Damage {
     Undigested,
     /// No ELF file at all.
     Garbage,
+    /// Good, but nobody has signed it.
+    Unsigned,
+    /// Good, but signed by a key that no build trusts by itself.
+    Stranger,
+    /// Good, but one bit of the signature is another.
+    Signature,
+    /// One bit in the middle of the file is another, and the digest was made right again, but not the signature.
+    Altered,
     /// A good image that says that it reads stream versions from 3 on only.
     NewerStream,
 }
@@ -40,13 +50,17 @@ const MULTIBOOT2_SEARCH_BYTES: usize = 32 * 1024;
 
 impl Damage {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 11] = [
         Self::Truncated,
         Self::Flipped,
         Self::NotMultiboot2,
         Self::TooLarge,
         Self::Undigested,
         Self::Garbage,
+        Self::Unsigned,
+        Self::Stranger,
+        Self::Signature,
+        Self::Altered,
         Self::NewerStream,
     ];
 
@@ -59,12 +73,16 @@ impl Damage {
             Self::TooLarge => "too-large",
             Self::Undigested => "undigested",
             Self::Garbage => "garbage",
+            Self::Unsigned => "unsigned",
+            Self::Stranger => "stranger",
+            Self::Signature => "signature",
+            Self::Altered => "altered",
             Self::NewerStream => "newer-stream",
         };
         Path::new(paths::DAMAGED).join(name)
     }
 
-    fn apply(self, good: &[u8]) -> Result<Vec<u8>> {
+    fn apply(self, good: &[u8], key: &SigningKey) -> Result<Vec<u8>> {
         let mut file = good.to_vec();
         match self {
             Self::Truncated => file.truncate(good.len() / 3 * 2),
@@ -72,11 +90,11 @@ impl Damage {
             Self::NotMultiboot2 => {
                 let place = multiboot2_header(&file).context("the good image has no Multiboot2 header")?;
                 file[place..place + 4].fill(0);
-                digest::seal(&mut file)?;
+                sign::sign(&mut file, key)?;
             }
             Self::TooLarge => {
                 lengthen_last_segment(&mut file)?;
-                digest::seal(&mut file)?;
+                sign::sign(&mut file, key)?;
             }
             Self::Undigested => {
                 // The owner's name stands right before the digest, padded to a multiple of four.
@@ -87,6 +105,16 @@ impl Damage {
                 let place = digest::note(&file, NOTE_NEEDS)?.start + STREAM_MIN;
                 file[place..place + 4].copy_from_slice(&3u32.to_le_bytes());
                 file[place + 4..place + 8].copy_from_slice(&4u32.to_le_bytes());
+                sign::sign(&mut file, key)?;
+            }
+            Self::Unsigned => sign::unsign(&mut file)?,
+            Self::Stranger => sign::sign(&mut file, &sign::stranger())?,
+            Self::Signature => {
+                let place = Place::Signature.find(&file)?.context("the good image has no place for a signature")?;
+                file[place.end - 1] ^= 1;
+            }
+            Self::Altered => {
+                file[good.len() / 2] ^= 0x10;
                 digest::seal(&mut file)?;
             }
             Self::Garbage => file = (0..64 * 1024u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect(),
@@ -99,8 +127,9 @@ impl Damage {
 pub fn make_all() -> Result<()> {
     let path = paths::out("luxen-next");
     let good = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let key = sign::development()?;
     for damage in Damage::ALL {
-        let bad = damage.apply(&good).with_context(|| format!("cannot make the image {damage:?}"))?;
+        let bad = damage.apply(&good, &key).with_context(|| format!("cannot make the image {damage:?}"))?;
         fs::write(damage.file(), bad).with_context(|| format!("cannot write {}", damage.file().display()))?;
     }
     Ok(())
@@ -134,19 +163,15 @@ fn lengthen_last_segment(file: &mut [u8]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::digest::tests::elf_with_note;
+    use crate::digest::tests::{elf_with_notes, note};
 
     /// A small image in which everything that is damaged exists: its one segment is a PT_NOTE, so a PT_LOAD is put in front.
     fn image() -> Vec<u8> {
-        let mut file = elf_with_note(b"luxen", &[0; 32]);
-        // A second note behind the first: what the image needs.
-        let behind = digest::place(&file).unwrap().end;
-        let needs = [&[6, 0, 0, 0, 48, 0, 0, 0, 2, 0, 0, 0][..], b"luxen\0\0\0", &[1; 48]].concat();
-        let segment_len = (behind - 120 + needs.len()) as u64;
-        file.splice(behind..behind, needs);
-        for place in [96, 104] {
-            file[place..place + 8].copy_from_slice(&segment_len.to_le_bytes());
-        }
+        let mut file = elf_with_notes(&[
+            note(b"luxen", 1, &[0; 32]),
+            note(b"luxen", NOTE_NEEDS as u32, &[1; 48]),
+            note(b"luxen", 4, &[0; 80]),
+        ]);
         file.resize(file.len().next_multiple_of(8), 0);
         file.extend(MULTIBOOT2_MAGIC.to_le_bytes());
         file.extend([1; 400]);
@@ -162,8 +187,18 @@ mod tests {
         }
         file[32..40].copy_from_slice(&(table as u64).to_le_bytes());
         file[56..58].copy_from_slice(&2u16.to_le_bytes());
-        digest::seal(&mut file).unwrap();
+        sign::sign(&mut file, &key()).unwrap();
         file
+    }
+
+    fn key() -> SigningKey {
+        SigningKey::from_bytes(&[1; 32])
+    }
+
+    fn signed_again(file: &[u8], by: &SigningKey) -> Vec<u8> {
+        let mut again = file.to_vec();
+        sign::sign(&mut again, by).unwrap();
+        again
     }
 
     fn digest_holds(file: &[u8]) -> bool {
@@ -175,7 +210,7 @@ mod tests {
     fn each_damage_is_the_only_one() {
         let good = image();
         assert!(digest_holds(&good));
-        let bad = |damage: Damage| damage.apply(&good).unwrap();
+        let bad = |damage: Damage| damage.apply(&good, &key()).unwrap();
         assert!(!digest_holds(&bad(Damage::Flipped)));
         assert_eq!(bad(Damage::Flipped).iter().zip(&good).filter(|(a, b)| a != b).count(), 1);
         assert!(!digest_holds(&bad(Damage::Truncated)));
@@ -185,18 +220,30 @@ mod tests {
         assert!(bad(Damage::TooLarge).len() == good.len());
         assert!(digest::place(&bad(Damage::Undigested)).is_err());
         assert!(digest::place(&bad(Damage::Garbage)).is_err());
+        for damage in [Damage::Unsigned, Damage::Stranger, Damage::Signature] {
+            assert!(digest_holds(&bad(damage)) && bad(damage) != good);
+            assert_eq!(signed_again(&bad(damage), &key()), good);
+        }
+        for damage in [Damage::NotMultiboot2, Damage::TooLarge, Damage::NewerStream] {
+            assert_eq!(signed_again(&bad(damage), &key()), bad(damage));
+        }
+        assert_eq!(signed_again(&bad(Damage::Stranger), &sign::stranger()), bad(Damage::Stranger));
+        assert!(digest_holds(&bad(Damage::Altered)));
+        assert_ne!(signed_again(&bad(Damage::Altered), &key()), bad(Damage::Altered));
         let newer = bad(Damage::NewerStream);
         assert!(digest_holds(&newer));
         let needs = digest::note(&newer, NOTE_NEEDS).unwrap();
         assert_eq!(newer[needs.clone()][12..20], [3, 0, 0, 0, 4, 0, 0, 0]);
         let differs: Vec<usize> = (0..newer.len()).filter(|&i| newer[i] != good[i]).collect();
         let digest = digest::place(&good).unwrap();
-        assert!(differs.iter().all(|i| digest.contains(i) || (needs.start + 12..needs.start + 20).contains(i)));
+        let signature = Place::Signature.find(&good).unwrap().unwrap();
+        let may_differ = [digest, signature, needs.start + 12..needs.start + 20];
+        assert!(differs.iter().all(|i| may_differ.iter().any(|place| place.contains(i))));
     }
 
     #[test]
     fn too_large_adds_two_slots_in_memory() {
-        let bad = Damage::TooLarge.apply(&image()).unwrap();
+        let bad = Damage::TooLarge.apply(&image(), &key()).unwrap();
         let elf = ElfBytes::<LittleEndian>::minimal_parse(&bad).unwrap();
         let load = elf.segments().unwrap().iter().find(|header| header.p_type == PT_LOAD).unwrap();
         assert_eq!((load.p_filesz, load.p_memsz), (64, 4096 + 2 * SLOT_BYTES));

@@ -1,7 +1,7 @@
 //! Builds, runs and tests luxen: `cargo xtask help` lists the verbs.
 //!
 //! Every verb works from the repository's root, installs what it needs where it may, and keeps what it makes under
-//! `target/luxen/`: the two kernels, the guests, ISO images, damaged images and `logs/`.
+//! `target/luxen/`: the two kernels, the guests, ISO images, damaged images, `keys/` and `logs/`.
 
 mod build;
 mod check;
@@ -14,11 +14,13 @@ mod image;
 mod job;
 mod linux;
 mod paths;
+mod pause;
 mod qemu;
 mod report;
 mod run;
 mod scenario;
 mod setup;
+mod sign;
 mod step;
 mod symbols;
 mod transcript;
@@ -40,9 +42,14 @@ enum Verb {
     /// Compile both builds of the hypervisor and the test guests.
     ///
     /// Leaves luxen, luxen-next and the guests of tests/guests (pulse, memory, tables...) in target/luxen/. Both builds of the hypervisor
-    /// carry their SHA-256 in an ELF note, which an update checks. The files of the same names with `.debug` behind them
-    /// have the line tables.
+    /// carry their SHA-256 and a signature in ELF notes, which an update checks. They trust, and are signed by, the key
+    /// target/luxen/keys/development.pem, which is made the first time; LUXEN_KEY=<64 digits> in the environment makes
+    /// them trust another. The files of the same names with `.debug` behind them have the line tables.
     Build,
+    /// Make a key to sign images with, and print its public half as `lu-key=` takes it.
+    Keygen(sign::KeygenArgs),
+    /// Sign an image, or sign it again with another key.
+    Sign(sign::SignArgs),
     /// Make the bootable ISO image of the main job.
     Image(image::Args),
     /// Boot in QEMU, start the guests, update the hypervisor under them, and give a verdict.
@@ -64,6 +71,18 @@ enum Verb {
     ///
     /// Each target of tests/fuzz runs under libFuzzer for a while. The exit code is 0 only if none found anything.
     Fuzz(fuzz::Args),
+    /// Measure, and put the figures beside what they have to reach.
+    #[command(subcommand)]
+    Bench(Bench),
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// What the pause of an update costs, in instructions.
+    ///
+    /// Machines of 512 MiB to 14 GiB with one to 64 guests, each measured twice; a table of every pause by stage, the targets, and pictures under
+    /// target/luxen/bench/.
+    Pause(pause::Args),
 }
 
 fn main() -> ExitCode {
@@ -87,11 +106,15 @@ impl Verb {
                 println!("built: {}/ has luxen, luxen-next and the guests", paths::OUT);
                 Ok(ExitCode::SUCCESS)
             }
+            // These work where the caller stands.
+            Verb::Keygen(args) => sign::keygen(args),
+            Verb::Sign(args) => sign::verb(args),
             Verb::Image(args) => image::verb(args),
             Verb::Run(args) => run::verb(args),
             Verb::Test(args) => check::verb(args),
             Verb::QemuTest(args) => scenario::verb(args),
             Verb::Fuzz(args) => fuzz::verb(args),
+            Verb::Bench(Bench::Pause(args)) => pause::verb(&args),
         }
     }
 }

@@ -12,6 +12,8 @@ pub const LOGS: &str = "target/luxen/logs";
 pub const ISO: &str = "target/luxen/iso";
 /// Images damaged on purpose.
 pub const DAMAGED: &str = "target/luxen/damaged";
+/// Keys that images are signed with here.
+pub const KEYS: &str = "target/luxen/keys";
 /// Debian's packages, and what was unpacked of them.
 pub const DEBIAN: &str = "target/luxen/debian";
 /// The same of the kernel for cloud images.
@@ -28,7 +30,7 @@ pub fn enter_root() -> Result<()> {
         std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
     let root = manifest.parent().context("xtask's directory has no parent")?;
     std::env::set_current_dir(root).with_context(|| format!("cannot enter {}", root.display()))?;
-    for dir in [OUT, LOGS, ISO, DAMAGED] {
+    for dir in [OUT, LOGS, ISO, DAMAGED, KEYS] {
         fs::create_dir_all(dir).with_context(|| format!("cannot make {dir}"))?;
     }
     Ok(())

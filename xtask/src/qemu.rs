@@ -62,6 +62,8 @@ pub struct Machine {
     pub clock: Clock,
     /// Where the console goes.
     pub serial: Serial,
+    /// It boots again after a reset; otherwise that ends it.
+    pub reboots: bool,
 }
 
 impl Machine {
@@ -81,7 +83,10 @@ impl Machine {
             }
             Accel::Kvm => add(&["-accel", "kvm", "-cpu", "host"]),
         }
-        add(&["-m", &self.memory, "-display", "none", "-no-reboot"]);
+        add(&["-m", &self.memory, "-display", "none"]);
+        if !self.reboots {
+            add(&["-no-reboot"]);
+        }
         match &self.serial {
             Serial::Pipes => add(&["-chardev", "stdio,id=com1,signal=off"]),
             Serial::Terminal { log } => {
@@ -150,6 +155,7 @@ mod tests {
             accel: Accel::Tcg,
             clock: Clock::Instructions,
             serial: Serial::Pipes,
+            reboots: false,
         };
         let args = machine.args();
         assert_eq!(args.last().unwrap(), "x guest name=x -- 1,,2,y image name=y");

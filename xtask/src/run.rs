@@ -78,6 +78,7 @@ fn carry_out(args: &Args) -> Result<RunResult> {
         accel: args.accel,
         clock: if args.interactive || args.accel == Accel::Kvm { Clock::Host } else { Clock::Instructions },
         serial: if args.interactive { Serial::Terminal { log: log.clone() } } else { Serial::Pipes },
+        reboots: false,
     };
     println!("$ {}", machine.pasteable());
     let outcome = if args.interactive {

@@ -159,13 +159,17 @@ impl GrantTables {
         Ok(())
     }
 
-    /// The domains whose tables do not fit the others', each with the first reason.
-    pub fn inconsistent(&self) -> BTreeMap<DomId, Inconsistent> {
+    /// The domains whose tables do not fit the others', each with the first reason. `is_unknown` says of whom it is not known what they
+    /// use or have granted, so that nothing can be held against the others.
+    pub fn inconsistent(&self, is_unknown: impl Fn(DomId) -> bool) -> BTreeMap<DomId, Inconsistent> {
         let mut bad = BTreeMap::new();
         let mut uses: BTreeMap<(DomId, u32), (u32, u32)> = BTreeMap::new();
         for &mapper in self.tables.keys() {
             for (handle, mapping) in self.maps(mapper) {
                 let Mapping { granter, reference, .. } = mapping;
+                if is_unknown(granter) {
+                    continue;
+                }
                 let active = self.tables.get(&granter).and_then(|table| table.active.get(&reference));
                 if active.is_none_or(|active| active.to != mapper) {
                     bad.entry(mapper).or_insert(Inconsistent::NotGranted { handle, granter, reference });
@@ -182,7 +186,7 @@ impl GrantTables {
             for (reference, active) in self.active(granter) {
                 let found = uses.get(&(granter, reference)).copied().unwrap_or_default();
                 let counted = (active.readers, active.writers);
-                if found != (counted.0.into(), counted.1.into()) {
+                if found != (counted.0.into(), counted.1.into()) && !is_unknown(active.to) {
                     bad.entry(granter).or_insert(Inconsistent::Uses { reference, counted, found });
                 }
             }

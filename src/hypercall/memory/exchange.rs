@@ -5,7 +5,7 @@ use super::{Caller, Outcome, check_own};
 use crate::domain::exchange::{Chunks, Extents};
 use crate::domain::reservation::Reservation;
 use crate::frame::{Mfn, MfnRange, Pfn};
-use crate::mm::extents::ExtentMap;
+use crate::mm::extents::{ExtentError, ExtentMap};
 use crate::mm::m2p;
 use crate::mm::page_info::{CountFlags, NoPage, PageLookup};
 use crate::run::domain::Domain;
@@ -78,13 +78,13 @@ fn exchange_chunk(
         match alloc_zeroed(host, get.order, limit) {
             Some(block) => blocks.push(block),
             None => {
-                blocks.into_iter().for_each(|block| host.frames.free(block));
+                blocks.into_iter().for_each(|block| host.frames.free(block.into_block()));
                 return Err(Errno::ENOMEM);
             }
         }
     }
     if let Err(e) = give_up_ranges(domain, &ranges, chunks.give * give_up.order.nr_frames()) {
-        blocks.into_iter().for_each(|block| host.frames.free(block));
+        blocks.into_iter().for_each(|block| host.frames.free(block.into_block()));
         return Err(e);
     }
     let mut m = domain.memory.lock();
@@ -112,7 +112,8 @@ fn give_up_ranges(domain: &Domain, ranges: &[MfnRange], nr_frames: u64) -> Resul
     let mut result = Ok(());
     for mfn in ranges.iter().flat_map(|range| range.iter()) {
         result = is_lone(host, &m.extents, mfn).and_then(|pfn| {
-            m.extents.remove(mfn, 1).map_err(|_| Errno::EINVAL)?;
+            let errno = |e| if e == ExtentError::NoMemory { Errno::ENOMEM } else { Errno::EINVAL };
+            m.extents.remove(mfn, 1).map_err(errno)?;
             taken.push((mfn, pfn));
             Ok(())
         });

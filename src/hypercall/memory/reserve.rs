@@ -3,11 +3,10 @@
 use super::{Caller, Outcome, START_EXTENT_SHIFT, check_own};
 use crate::domain::reservation::Reservation;
 use crate::frame::{Mfn, MfnRange, Order, Pfn};
-use crate::mm::buddy::Block;
+use crate::mm::buddy::Scrubbed;
 use crate::mm::extents::has_numbers;
 use crate::mm::m2p;
 use crate::mm::page_info::{NoPage, PageLookup};
-use crate::mm::physmem::PhysMem;
 use crate::run::domain::{Domain, DomainMemory};
 use crate::run::guest_mem::GuestMem;
 use crate::run::host::{Host, host};
@@ -68,11 +67,9 @@ pub fn reserve(c: &Caller<'_>, memory: &GuestMem<'_, DirectMap>, kind: u64, star
     Outcome::Done(i)
 }
 
-/// A zeroed block of the hypervisor's own, all of it below the frame number `limit` if there is one.
-pub fn alloc_zeroed(host: &Host, order: Order, limit: Option<u64>) -> Option<Block> {
-    let block = host.frames.alloc_below(order, limit.unwrap_or(u64::MAX))?;
-    DirectMap.zero(block.mfn().maddr(), order.len_bytes());
-    Some(block)
+/// A zeroed block that may become a guest's, all of it below the frame number `limit` if there is one.
+pub fn alloc_zeroed(host: &Host, order: Order, limit: Option<u64>) -> Option<Scrubbed> {
+    host.frames.alloc_below(order, limit.unwrap_or(u64::MAX)).map(|block| block.scrub(&DirectMap))
 }
 
 /// Gives a domain a zeroed block.
@@ -101,9 +98,13 @@ pub fn assign(
     host: &Host,
     domain: &Domain,
     m: &mut DomainMemory,
-    block: Block,
+    block: Scrubbed,
     pfn: Option<Pfn>,
 ) -> Result<Mfn, Errno> {
+    if m.extents.make_room().is_err() {
+        host.frames.free(block.into_block());
+        return Err(Errno::ENOMEM);
+    }
     let block = match host.frames.into_domain(block, domain.id) {
         Ok(block) => block,
         Err(refused) => {
@@ -138,8 +139,8 @@ fn give(domain: &Domain, mfn: u64, order: Order) -> Result<(), Errno> {
         if page.count() > 1 && !m.has_room_for_lingering(host.frames, domain.id) {
             return Err(Errno::EBUSY);
         }
-        let removed = m.extents.remove(mfn, 1);
-        assert!(removed.is_ok(), "a frame just looked up is there");
+        // The frame was just looked up: what can be lacking is memory for the pieces that are left.
+        m.extents.remove(mfn, 1).map_err(|_| Errno::ENOMEM)?;
         match types.release_page(mfn) {
             Ok(true) => {}
             Ok(false) => m.lingering.insert(mfn),

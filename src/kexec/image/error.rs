@@ -5,6 +5,7 @@ use core::fmt;
 use super::Digest;
 use super::multiboot2::SEARCH_LEN;
 use super::notes::NOTE_OWNER;
+use crate::trust::{KeyId, KeyIds};
 
 /// Why a file is no next image for this machine. All sizes are bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +53,16 @@ pub enum ImageError {
     NeedsVersion { found: u32, known: u32 },
     /// The file is not what its digest says.
     DigestMismatch { expected: Digest, found: Digest },
+    /// Nobody has signed it.
+    Unsigned { trusted: KeyIds },
+    /// Somebody who is not trusted has signed it.
+    SignerUnknown { signer: KeyId, trusted: KeyIds },
+    /// A signature of a kind that this hypervisor does not know.
+    SignatureScheme { found: u32 },
+    /// The signature is not that key's, or is one for something else.
+    BadSignature { key: KeyId },
+    /// What is trusted under that name is no public key.
+    BadKey { key: KeyId },
     /// The slot is too small.
     TooLarge { need: u64, slot: u64 },
     /// The slot ends above 4 GiB, or outside of what the image's relocatable tag allows, or is not aligned as it asks.
@@ -60,6 +71,16 @@ pub enum ImageError {
     StreamVersion { reads_min: u32, reads_max: u32, writes_min: u32, writes_max: u32 },
     /// The image needs features that this hypervisor does not offer.
     FeaturesMissing { missing: u64 },
+}
+
+impl ImageError {
+    /// True if the image is refused for who has signed it, or has not.
+    pub const fn is_of_trust(&self) -> bool {
+        matches!(
+            self,
+            Self::Unsigned { .. } | Self::SignerUnknown { .. } | Self::BadSignature { .. } | Self::BadKey { .. }
+        )
+    }
 }
 
 impl fmt::Display for ImageError {
@@ -115,6 +136,27 @@ impl fmt::Display for ImageError {
             }
             Self::DigestMismatch { expected, found } => {
                 write!(f, "the image is damaged: its digest is {found}, its note says {expected}")
+            }
+            Self::Unsigned { trusted } => write!(
+                f,
+                "the image is not signed, and only what {trusted} has signed is taken; sign it with `cargo xtask sign`, \
+                 or boot with lu-key=none"
+            ),
+            Self::SignerUnknown { signer, trusted } => write!(
+                f,
+                "the image is signed by key {signer}, and only what {trusted} has signed is taken; sign it with a \
+                 trusted key, or boot with that key's 64 digits in lu-key=<key>"
+            ),
+            Self::SignatureScheme { found } => {
+                write!(f, "the image's signature is of scheme {found}, only scheme 1 (Ed25519) is known")
+            }
+            Self::BadSignature { key } => write!(
+                f,
+                "the image's signature is not one of key {key} for this image: it was altered after it was signed; \
+                 take it from its source again, or sign it again"
+            ),
+            Self::BadKey { key } => {
+                write!(f, "the trusted key {key} is not an Ed25519 public key; correct lu-key=<key>")
             }
             Self::TooLarge { need, slot } => {
                 write!(f, "the image is too large for its slot: it needs {need:#x} bytes, the slot has {slot:#x}")

@@ -6,6 +6,7 @@ use elf::endian::LittleEndian;
 use elf::file::Class;
 use elf::note::{Note, NoteIterator};
 
+use super::signature::{ImageSignature, SIGNATURE_NOTE_LEN};
 use super::{DIGEST_LEN, Digest, ImageError, from_elf, u32_at};
 
 /// The owner's name in the notes.
@@ -16,6 +17,8 @@ pub const NOTE_DIGEST: u32 = 1;
 pub const NOTE_NEEDS: u32 = 2;
 /// Note type of the version string.
 pub const NOTE_VERSION: u32 = 3;
+/// Note type of the signature.
+pub const NOTE_SIGNATURE: u32 = 4;
 
 /// What an image tells its predecessor about itself; the body of the note of type 2.
 ///
@@ -133,6 +136,9 @@ pub(super) struct Notes<'a> {
     pub(super) digest: Digest,
     pub(super) needs: Needs,
     pub(super) version: &'a str,
+    /// Where the signature's note has its body, and what is in it.
+    pub(super) signature_at: Option<usize>,
+    pub(super) signature: Option<ImageSignature>,
 }
 
 impl<'a> Notes<'a> {
@@ -157,9 +163,18 @@ impl<'a> Notes<'a> {
         let needs = found.needs.ok_or(ImageError::NoNote { kind: NOTE_NEEDS })?;
         let version = found.version.ok_or(ImageError::NoNote { kind: NOTE_VERSION })?;
         let bad = |kind, body: &[u8]| ImageError::BadNote { kind, found: body.len() };
+        // A body is a part of the file, so that the difference of their addresses is its offset.
+        let offset_of = |body: &[u8]| body.as_ptr().addr() - file.as_ptr().addr();
+        let digest_at = offset_of(digest);
+        let signature_at = found.signature.map(offset_of);
+        // One place cannot be both: the digest would hold without saying anything about the signature's note.
+        if signature_at.is_some_and(|at| at < digest_at + DIGEST_LEN && digest_at < at + SIGNATURE_NOTE_LEN) {
+            return Err(ImageError::BadNote { kind: NOTE_SIGNATURE, found: SIGNATURE_NOTE_LEN });
+        }
         Ok(Self {
-            // The body is a part of the file, so that the difference of their addresses is its offset.
-            digest_at: digest.as_ptr().addr() - file.as_ptr().addr(),
+            digest_at,
+            signature_at,
+            signature: found.signature.map(ImageSignature::decode).transpose()?.flatten(),
             digest: Digest(<[u8; DIGEST_LEN]>::try_from(digest).map_err(|_| bad(NOTE_DIGEST, digest))?),
             needs: Needs::decode(needs)?,
             version: version_str(version).ok_or_else(|| bad(NOTE_VERSION, version))?,
@@ -180,6 +195,7 @@ struct FoundNotes<'a> {
     digest: Option<&'a [u8]>,
     needs: Option<&'a [u8]>,
     version: Option<&'a [u8]>,
+    signature: Option<&'a [u8]>,
 }
 
 impl<'a> FoundNotes<'a> {
@@ -199,6 +215,7 @@ impl<'a> FoundNotes<'a> {
                 Ok(kind @ NOTE_DIGEST) => (&mut self.digest, kind),
                 Ok(kind @ NOTE_NEEDS) => (&mut self.needs, kind),
                 Ok(kind @ NOTE_VERSION) => (&mut self.version, kind),
+                Ok(kind @ NOTE_SIGNATURE) => (&mut self.signature, kind),
                 _ => continue,
             };
             if place.replace(note.desc).is_some() {

@@ -124,6 +124,10 @@ fn host<D: Dest>(s: &mut Scribe<D>) {
     s.said.push(sentence(LU_MODULE, &(Mfn::new(0x5000), 0x1_2345u64, b"image name=luxen-next".as_slice())));
     let kept = [extent(0x6000, 0x200, None), extent(0x6400, 1, None)];
     s.said.push(fill(ListWriter::xen_pages(&mut s.out, XenPagesKind::Other), LU_XEN_PAGES, &kept));
+    if s.version >= StreamVersion::V2 {
+        let faulty = [extent(0x6500, 1, None), extent(0x6600, 3, None)];
+        s.said.push(fill(ListWriter::bad_frames(&mut s.out), LU_BAD_FRAMES, &faulty));
+    }
     let block = |first, block| M2pBlock::try_new(Mfn::new(first), Mfn::new(block)).unwrap();
     s.said.push(fill(ListWriter::m2p(&mut s.out), LU_M2P, &[block(0, 0x7000), block(0x8_0000, 0x7400)]));
     s.save(&LuLog { frames: MfnRange::new(Mfn::new(0x7800), 16), head: 0x1_0002, tail: 0x1_0001 });
@@ -331,6 +335,8 @@ pub fn read_out<S: ByteSource>(kind: u32, record: &AnyRecord<'_, S>) -> String {
         AnyRecord::Console(body) | AnyRecord::Typed(body) => bytes(body),
         AnyRecord::Stages(items) => sentence(kind, &all(items)),
         AnyRecord::M2p(items) => sentence(kind, &all(items)),
+        AnyRecord::BadFrames(items) => sentence(kind, &all(items)),
+        AnyRecord::Refused(r) => sentence(kind, &(r.cause, r.nr_vcpus, r.why.to_vec().unwrap())),
         AnyRecord::Extents(items) => sentence(kind, &all(items)),
         AnyRecord::Pinned(items) | AnyRecord::Linear(items) => sentence(kind, &all(items)),
         AnyRecord::Lingering(items) => sentence(kind, &all(items)),

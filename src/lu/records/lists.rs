@@ -8,8 +8,8 @@ use super::super::stream::{Body, ByteSource, Dest, RecordError, Sink, WriteError
 use super::global::XenPagesKind;
 use super::items::{Channel, GrantInUse, GrantMap, M2pBlock, Pin, SavedExtent, Stage};
 use super::{
-    LU_EVTCHN, LU_EXTENTS, LU_GRANT_MAPS, LU_GRANTS, LU_GRANTS_IN_USE, LU_LINEAR, LU_LINGERING, LU_M2P, LU_PINNED,
-    LU_STAGES, LU_XEN_PAGES,
+    LU_BAD_FRAMES, LU_EVTCHN, LU_EXTENTS, LU_GRANT_MAPS, LU_GRANTS, LU_GRANTS_IN_USE, LU_LINEAR, LU_LINGERING, LU_M2P,
+    LU_PINNED, LU_STAGES, LU_XEN_PAGES,
 };
 use crate::frame::Mfn;
 use core::marker::PhantomData;
@@ -262,6 +262,11 @@ impl<'w, D: Dest> ListWriter<'w, D, SavedExtent, 2> {
     /// For LU_EXTENTS.
     pub fn extents(out: &'w mut Writer<D>) -> Self {
         Self::new(out, LU_EXTENTS, None, ITEMS_PER_RECORD)
+    }
+
+    /// For LU_BAD_FRAMES.
+    pub fn bad_frames(out: &'w mut Writer<D>) -> Self {
+        Self::new(out, LU_BAD_FRAMES, None, ITEMS_PER_RECORD)
     }
 
     /// For LU_XEN_PAGES.

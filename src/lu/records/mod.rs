@@ -29,6 +29,7 @@ mod global;
 mod items;
 mod libxc;
 mod lists;
+mod refused;
 mod sum;
 mod text;
 mod validate;
@@ -42,9 +43,10 @@ pub use libxc::{
     XSAVE_AREA_LEN_MAX, XSAVE_LEN_MIN, write_p2m_frames, write_vcpu_basic, write_vcpu_xsave,
 };
 pub use lists::{Grants, GrantsHead, Item, Items, ItemsIter, ListWriter, XenPages, write_grants, write_stages};
+pub use refused::{LuRefused, RefusedCause, write_refused};
 pub use sum::{LuDomainSum, OpenDomain};
 pub use text::{Name, NameError, TEXT_LEN_MAX};
-pub use validate::{Summary, validate};
+pub use validate::{DomainFault, Summary, validate, validate_with};
 pub use vcpu::{CallbackMasks, Callbacks, LuVcpu, Runstate, VcpuFlags, VcpuPending};
 
 use crate::frame::Mfn;
@@ -122,6 +124,8 @@ kinds! {
     LU_LOG = 0x4000_0007,
     /// What the host keeps in mind from build to build: automatic updates, the verdict, the console.
     LU_HOST = 0x4000_0008,
+    /// Frames found to be faulty.
+    LU_BAD_FRAMES = 0x4000_000a since V2,
     /// A domain begins.
     DOMAIN_BEGIN = 0x4000_0010,
     /// Which frames the domain owns.
@@ -150,6 +154,8 @@ kinds! {
     LU_TYPED = 0x4000_001c,
     /// When the domain's watchdogs run out.
     LU_WATCHDOGS = 0x4000_001d,
+    /// Why the domain was refused by the outgoing side, which has kept it.
+    LU_REFUSED = 0xc000_0010,
     /// What the domain's records add up to.
     LU_DOMAIN_SUM = 0x4000_001e since V2,
     /// A domain ends.
@@ -176,6 +182,7 @@ const _: () = assert!(DOMAIN_BEGIN == 0x4000_0010 && LU_GRANTS == 0x4000_0016 &&
 const _: () = assert!(LU_LINEAR == 0x4000_0017 && LU_CONSOLE == 0x4000_0018 && LU_TYPED == 0x4000_001c);
 const _: () = assert!(LU_GRANTS_IN_USE == 0x4000_001a && LU_GRANT_MAPS == 0x4000_001b);
 const _: () = assert!(LU_LINGERING == 0x4000_0019 && LU_WATCHDOGS == 0x4000_001d && LU_DOMAIN_SUM == 0x4000_001e);
+const _: () = assert!(LU_REFUSED == super::stream::REC_TYPE_OPTIONAL | REC_TYPE_LIVE_UPDATE | 0x10);
 const _: () = assert!(SHARED_INFO == 7 && X86_TSC_INFO == 8 && STATIC_DATA_END == 16);
 
 /// What "no frame" is written as.
@@ -238,6 +245,8 @@ pub enum AnyRecord<'a, S: ?Sized> {
     Log(LuLog),
     /// [`LU_HOST`]
     Host(LuHost),
+    /// [`LU_BAD_FRAMES`]
+    BadFrames(Items<'a, S, SavedExtent, 2>),
     /// [`DOMAIN_BEGIN`]
     DomainBegin(DomainBegin),
     /// [`LU_EXTENTS`]
@@ -266,6 +275,8 @@ pub enum AnyRecord<'a, S: ?Sized> {
     Watchdogs(LuWatchdogs),
     /// [`LU_TYPED`]: the bytes.
     Typed(Body<'a, S>),
+    /// [`LU_REFUSED`]
+    Refused(LuRefused<'a, S>),
     /// [`LU_DOMAIN_SUM`]
     DomainSum(LuDomainSum),
     /// [`DOMAIN_END`]
@@ -300,6 +311,7 @@ impl<'a, S: ByteSource + ?Sized> AnyRecord<'a, S> {
             LU_M2P => Items::decode(body).map(Self::M2p),
             LU_LOG => LuLog::decode(body).map(Self::Log),
             LU_HOST => LuHost::decode(body).map(Self::Host),
+            LU_BAD_FRAMES => Items::decode(body).map(Self::BadFrames),
             DOMAIN_BEGIN => DomainBegin::decode(body).map(Self::DomainBegin),
             LU_EXTENTS => Items::decode(body).map(Self::Extents),
             LU_PINNED => Items::decode(body).map(Self::Pinned),
@@ -314,6 +326,7 @@ impl<'a, S: ByteSource + ?Sized> AnyRecord<'a, S> {
             LU_LINGERING => Items::decode(body).map(Self::Lingering),
             LU_WATCHDOGS => LuWatchdogs::decode(body).map(Self::Watchdogs),
             LU_TYPED => text::decode(body).map(Self::Typed),
+            LU_REFUSED => LuRefused::decode(body).map(Self::Refused),
             LU_DOMAIN_SUM => LuDomainSum::decode(body).map(Self::DomainSum),
             DOMAIN_END => body.finish().map(|()| Self::DomainEnd),
             X86_PV_INFO => PvInfo::decode(body).map(Self::PvInfo),
@@ -327,6 +340,11 @@ impl<'a, S: ByteSource + ?Sized> AnyRecord<'a, S> {
         };
         decoded.map_err(|error| record.error(error))
     }
+}
+
+/// A reader of one domain's records, of whatever version, with an END behind them.
+pub fn reader_of_domain<S: ByteSource + ?Sized>(records: &S) -> Reader<'_, S> {
+    Reader::new(records, is_known)
 }
 
 /// A reader that knows the types of the stream's version, which stands in its first record. If there is none, or one that this build does not know,

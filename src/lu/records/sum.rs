@@ -3,8 +3,8 @@
 //! The checksums of the MFN list say that the bytes are those that were written. The sum says that they are all of a domain's: that no
 //! record was left out, or written twice, or between those of another domain, by the one who wrote them.
 
-use super::super::stream::{Body, ByteSource, Dest, RecordError, Sink, WriteError, Writer, behind};
-use super::{DomainBegin, LU_DOMAIN_SUM, SavedExtent, SavedRecord, StreamVersion};
+use super::super::stream::{Body, ByteSource, Dest, Record, RecordError, Sink, WriteError, Writer, behind};
+use super::{AnyRecord, DomainBegin, LU_DOMAIN_SUM, SavedExtent, SavedRecord, StreamVersion};
 
 /// The sum of a domain's records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +68,22 @@ impl OpenDomain {
     pub fn count(&mut self, extent: &SavedExtent) {
         self.nr_frames += extent.nr_frames();
         self.nr_extents += 1;
+    }
+
+    /// Writes a record of a domain as it was read from another stream. What the sum says there is not copied: it will be others.
+    pub fn copy<D: Dest, S: ByteSource + ?Sized>(
+        &mut self,
+        out: &mut Writer<D>,
+        record: &Record<'_, S>,
+    ) -> Result<(), WriteError> {
+        if record.kind == LU_DOMAIN_SUM {
+            return Ok(());
+        }
+        if let Ok(AnyRecord::Extents(extents)) = AnyRecord::decode(record) {
+            extents.iter().flatten().for_each(|extent| self.count(&extent));
+        }
+        let body = record.body.to_vec().map_err(|_| WriteError::NoMemory { at: out.len_bytes() })?;
+        out.record(record.kind, &body)
     }
 
     /// Writes the sum, if the version has one, and DOMAIN_END.

@@ -8,9 +8,9 @@ use super::super::stream::{ByteSource, OrderRule, REC_TYPE_END, Reader, Record, 
 use super::{
     AnyRecord, DOMAIN_END, DomainBegin, DomainFlags, Item, LU_CMDLINE, LU_CMDLINE_MODULE, LU_CONSOLE, LU_DOMAIN_SUM,
     LU_EVTCHN, LU_EXTENTS, LU_GRANT_MAPS, LU_GRANTS, LU_GRANTS_IN_USE, LU_HOST, LU_LINEAR, LU_LINGERING, LU_LOG,
-    LU_M2P, LU_PINNED, LU_STAGES, LU_TIME, LU_TYPED, LU_VCPU, LU_VERSION, LU_WATCHDOGS, LuDomainSum, LuVcpu, LuVersion,
-    SHARED_INFO, STATIC_DATA_END, StreamVersion, VcpuFlags, X86_PV_INFO, X86_PV_P2M_FRAMES, X86_PV_VCPU_BASIC,
-    X86_PV_VCPU_XSAVE, X86_TSC_INFO,
+    LU_M2P, LU_PINNED, LU_REFUSED, LU_STAGES, LU_TIME, LU_TYPED, LU_VCPU, LU_VERSION, LU_WATCHDOGS, LuDomainSum,
+    LuVcpu, LuVersion, SHARED_INFO, STATIC_DATA_END, StreamVersion, VcpuFlags, X86_PV_INFO, X86_PV_P2M_FRAMES,
+    X86_PV_VCPU_BASIC, X86_PV_VCPU_XSAVE, X86_TSC_INFO,
 };
 use crate::frame::DomId;
 use alloc::vec::Vec;
@@ -51,7 +51,47 @@ pub struct Summary {
 /// Checks all of a stream: framing, every body, and the rules about which records follow which.
 ///
 /// The reader must be at the first record.
-pub fn validate<S: ByteSource + ?Sized>(mut reader: Reader<'_, S>) -> Result<Summary, StreamError> {
+pub fn validate<S: ByteSource + ?Sized>(reader: Reader<'_, S>) -> Result<Summary, StreamError> {
+    validate_with(reader, &mut |fault| Err(fault.into()))
+}
+
+/// Something that makes one domain's records incomplete or contradictory, and says nothing about the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DomainFault {
+    /// Whose.
+    pub domid: DomId,
+    /// Offset of the record's header in the stream.
+    pub at: u64,
+    /// The rule that is broken: [`OrderRule::concerns_one_domain`].
+    pub rule: OrderRule,
+}
+
+impl From<DomainFault> for StreamError {
+    fn from(fault: DomainFault) -> Self {
+        Self::Order { at: fault.at, rule: fault.rule }
+    }
+}
+
+impl OrderRule {
+    /// True if breaking the rule makes one domain unfit to run, while all records are still understood and nothing can be said against
+    /// the others.
+    pub const fn concerns_one_domain(&self) -> bool {
+        matches!(
+            self,
+            Self::VcpuNumber { .. }
+                | Self::VcpusMissing { .. }
+                | Self::PortOrder { .. }
+                | Self::GrantOrder { .. }
+                | Self::Missing { kind: X86_PV_VCPU_BASIC }
+        )
+    }
+}
+
+/// As [`validate`], but what concerns one domain alone goes to `fault`, and the walk goes on if that lets it.
+pub fn validate_with<S: ByteSource + ?Sized>(
+    mut reader: Reader<'_, S>,
+    fault: &mut dyn FnMut(DomainFault) -> Result<(), StreamError>,
+) -> Result<Summary, StreamError> {
     let at = reader.offset();
     let order = |at: u64, rule: OrderRule| StreamError::Order { at, rule };
     let Some(first) = reader.next_record()? else {
@@ -86,7 +126,7 @@ pub fn validate<S: ByteSource + ?Sized>(mut reader: Reader<'_, S>) -> Result<Sum
         let record = reader.next_record()?;
         walk.sum.nr_skipped = reader.nr_skipped();
         match record {
-            Some(record) => walk.record(&record)?,
+            Some(record) => walk.record(&record, fault)?,
             None => {
                 walk.end().map_err(|rule| order(at, rule))?;
                 walk.sum.len_bytes = reader.offset();
@@ -119,6 +159,7 @@ impl Seen {
             LU_GRANTS => 1 << 12,
             LU_CONSOLE => 1 << 15,
             LU_WATCHDOGS => 1 << 29,
+            LU_REFUSED => 1 << 28,
             LU_TYPED => 1 << 16,
             LU_DOMAIN_SUM => 1 << 17,
             X86_PV_VCPU_BASIC => 1 << 13,
@@ -239,6 +280,17 @@ impl Domain {
         Ok(())
     }
 
+    /// Goes on behind a fault as if it had not been there; true if the fault was in what came before the record at hand, which is yet to be
+    /// looked at.
+    fn pass_over(&mut self, rule: OrderRule) -> bool {
+        if let OrderRule::VcpuNumber { found, .. } = rule {
+            self.nr_vcpus = found.saturating_add(1);
+            self.vcpu_seen = Seen(0);
+        }
+        self.is_vcpu_complete = true;
+        matches!(rule, OrderRule::Missing { .. })
+    }
+
     /// Whether the domain's records are those that the sum counts. `now` counts the sum, too.
     fn check_sum<S: ByteSource + ?Sized>(
         &self,
@@ -259,12 +311,12 @@ impl Domain {
     }
 
     fn end(&self) -> Result<(), OrderRule> {
-        self.end_vcpu()?;
         self.seen.need(X86_PV_INFO)?;
         self.seen.need(STATIC_DATA_END)?;
         if self.before.version.stream_version >= StreamVersion::V2 {
             self.seen.need(LU_DOMAIN_SUM)?;
         }
+        self.end_vcpu()?;
         let due = self.begin.nr_vcpus;
         if self.nr_vcpus != due && !self.begin.flags.contains(DomainFlags::DYING) {
             return Err(OrderRule::VcpusMissing { due, found: self.nr_vcpus });
@@ -292,6 +344,7 @@ fn is_of_domain(kind: u32) -> bool {
                 | LU_GRANT_MAPS
                 | LU_LINGERING
                 | LU_WATCHDOGS
+                | LU_REFUSED
                 | LU_DOMAIN_SUM
         )
         || matches!(kind, X86_PV_INFO | X86_PV_P2M_FRAMES | X86_PV_VCPU_BASIC | X86_PV_VCPU_XSAVE)
@@ -299,7 +352,11 @@ fn is_of_domain(kind: u32) -> bool {
 }
 
 impl Walk {
-    fn record<S: ByteSource + ?Sized>(&mut self, record: &Record<'_, S>) -> Result<(), StreamError> {
+    fn record<S: ByteSource + ?Sized>(
+        &mut self,
+        record: &Record<'_, S>,
+        fault: &mut dyn FnMut(DomainFault) -> Result<(), StreamError>,
+    ) -> Result<(), StreamError> {
         let kind = record.kind;
         let order = |rule: OrderRule| StreamError::Order { at: record.at, rule };
         self.sum.nr_records += 1;
@@ -320,7 +377,17 @@ impl Walk {
         match &mut self.domain {
             Some(domain) => {
                 let is_end = matches!(decoded, AnyRecord::DomainEnd);
-                in_domain(domain, &mut self.sum, record, decoded)?;
+                let mut result = in_domain(domain, &mut self.sum, record, decoded);
+                while let Err(StreamError::Order { at, rule }) = result
+                    && rule.concerns_one_domain()
+                {
+                    fault(DomainFault { domid: domain.begin.domid, at, rule })?;
+                    result = match domain.pass_over(rule) {
+                        true => in_domain(domain, &mut self.sum, record, AnyRecord::decode(record)?),
+                        false => Ok(()),
+                    };
+                }
+                result?;
                 if is_end {
                     self.domain = None;
                 }
@@ -359,6 +426,11 @@ impl Walk {
                     }
                     self.sum.nr_xen_extents += 1;
                     self.sum.nr_xen_pages = self.sum.nr_xen_pages.saturating_add(extent.nr_frames());
+                }
+            }
+            AnyRecord::BadFrames(list) => {
+                for extent in list {
+                    extent.map_err(item)?;
                 }
             }
             AnyRecord::Stages(stages) => {

@@ -1,28 +1,30 @@
 //! A domain out of the stream: what its records say, and how it comes back.
 //!
-//! Its frames are claimed already (pass 1, I7). A domain that cannot be restored is refused alone: it stays paused, with its memory.
+//! Its frames are claimed already (pass 1, I7). It comes back in two steps: [`create`] makes the domain and its event channels, [`complete`] page types
+//! and vCPUs, when all domains have their event channels. A domain that does not fit is refused alone: it stays paused, with its memory.
 
 use super::{RecordProblem, grants, text};
 use crate::domain::console::Console;
 use crate::domain::evtchn::{DomainConfig, PortRecord, PortState, Service};
-use crate::domain::grant::{Inconsistent, SavedTable};
+use crate::domain::grant::SavedTable;
 use crate::domain::sched::WATCHDOGS;
 use crate::domain::watchdog::Watchdogs;
-use crate::frame::{Maddr, Mfn};
+use crate::frame::{Maddr, Mfn, MfnRange};
 use crate::hypercall;
 use crate::log;
 use crate::lu::records::{
-    self, AnyRecord, CallbackMasks, Channel, ChannelState, DomainBegin, LuVcpu, Pin, VCPU_CONTEXT_LEN, VcpuFlags,
-    VcpuPending,
+    AnyRecord, CallbackMasks, Channel, ChannelState, DomainBegin, DomainFlags, LuVcpu, Pin, RefusedCause,
+    VCPU_CONTEXT_LEN, VcpuFlags, VcpuPending,
 };
-use crate::lu::stream::ByteSource;
+use crate::lu::stream::{ByteSource, REC_HEADER_LEN};
 use crate::mm::extents::ExtentMap;
+use crate::mm::frametable::FrameState;
 use crate::mm::lingering::Lingering;
 use crate::mm::page_info::{CountFlags, PageLookup};
 use crate::run::domain::{Domain, DomainMemory, DomainParts, Rings, Shutdown};
 use crate::run::host::Host;
 use crate::run::vcpu::{Callback, GDT_FRAMES, RunState, Vcpu, VcpuState};
-use crate::run::{create, grants as run_grants, work};
+use crate::run::{create as vcpu_area, grants as run_grants, work};
 use crate::verdict::{self, Verdict};
 use crate::x86::{cpu, tsc};
 use crate::xen::hypercall::runstate;
@@ -33,6 +35,7 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
+use core::ops::Range;
 use core::sync::atomic::Ordering;
 
 /// A domain as the stream describes it.
@@ -49,6 +52,36 @@ pub(super) struct SavedDomain {
     channels: Vec<Channel>,
     pub(super) grants: Option<SavedTable>,
     vcpus: Vec<SavedVcpu>,
+    /// What it takes to hand it on if it is refused.
+    pub(super) extract: Extract,
+    /// Why it cannot be restored, if that is known by now.
+    pub(super) unfit: Option<Unfit>,
+    /// Why the outgoing side had refused it.
+    refused_before: Option<String>,
+}
+
+/// What is known of a domain beside what its records say.
+#[derive(Clone)]
+pub(super) struct Extract {
+    /// Where its records are in the stream, from its first to behind its last.
+    pub(super) span: Range<u64>,
+    /// Its grant table could be taken up.
+    pub(super) has_grants: bool,
+    /// vCPUs that it was made with; of a domain that was lost before, none are in the stream.
+    pub(super) nr_vcpus: u32,
+}
+
+/// Why a domain is refused.
+pub(super) struct Unfit {
+    pub(super) why: String,
+    /// Its state or its memory is not complete, so no other build can do better.
+    pub(super) is_lost: bool,
+}
+
+impl Unfit {
+    pub(super) fn new(why: impl fmt::Display) -> Self {
+        Self { why: why.to_string(), is_lost: false }
+    }
 }
 
 struct SavedVcpu {
@@ -65,9 +98,12 @@ struct SavedXsave {
 }
 
 impl SavedDomain {
-    pub(super) fn new(begin: DomainBegin) -> Self {
+    pub(super) fn new(begin: DomainBegin, at: u64) -> Self {
         Self {
             begin,
+            extract: Extract { span: at..at, has_grants: true, nr_vcpus: begin.nr_vcpus },
+            unfit: None,
+            refused_before: None,
             module_string: String::new(),
             extents: ExtentMap::new(),
             lingering: Vec::new(),
@@ -82,15 +118,70 @@ impl SavedDomain {
         }
     }
 
-    pub(super) fn take<S: ByteSource + ?Sized, E>(&mut self, record: AnyRecord<'_, S>) -> Result<(), RecordProblem<E>> {
+    /// Notes that the domain can never be restored; the first reason stays.
+    pub(super) fn lose(&mut self, why: &dyn fmt::Display) {
+        match &mut self.unfit {
+            Some(unfit) => unfit.is_lost = true,
+            none => *none = Some(Unfit { is_lost: true, ..Unfit::new(why) }),
+        }
+    }
+
+    /// Notes that this build cannot restore the domain; the first reason stays.
+    pub(super) fn refuse(&mut self, why: impl fmt::Display) {
+        self.unfit.get_or_insert_with(|| Unfit::new(why));
+    }
+
+    /// Keeps a frame that is its own among its memory, without a number.
+    pub(super) fn keep_frame(&mut self, mfn: Mfn) {
+        if let Err(e) = self.extents.insert(None, mfn, 1) {
+            log!("lu", "{}: {e}", self.begin.domid);
+        }
+    }
+
+    /// Forgets the frames that it claims and does not have.
+    pub(super) fn keep_own_memory(&mut self, host: &Host) {
+        let own = FrameState::Owned { owner: self.begin.domid };
+        let claimed = core::mem::take(&mut self.extents);
+        for extent in claimed.iter() {
+            let mut left = extent.range();
+            while let Some((run, state)) = host.frames.table().run_of(left) {
+                left = MfnRange::between(run.end(), left.end()).unwrap_or(MfnRange::EMPTY);
+                let skip = run.start() - extent.range().start();
+                let pfn = extent.pfn.map(|pfn| pfn.offset(skip));
+                if let (true, Some(first)) = (state == own, run.first())
+                    && let Err(e) = self.extents.insert(pfn, first, run.nr_frames())
+                {
+                    log!("lu", "{}: {e}", self.begin.domid);
+                }
+            }
+        }
+        self.lingering.retain(|&mfn| host.frames.state_of(mfn) == own);
+    }
+
+    pub(super) fn take<S: ByteSource + ?Sized, E>(
+        &mut self,
+        at: u64,
+        record: AnyRecord<'_, S>,
+    ) -> Result<(), RecordProblem<E>> {
         match record {
+            AnyRecord::DomainEnd => self.extract.span.end = at + REC_HEADER_LEN,
+            AnyRecord::Refused(refused) => {
+                let why = text(&refused.why.to_vec()?);
+                if refused.cause == RefusedCause::Lost {
+                    self.extract.nr_vcpus = refused.nr_vcpus;
+                    self.lose(&why);
+                }
+                self.refused_before = Some(why);
+            }
             AnyRecord::CmdlineModule(body) => self.module_string = text(&body.to_vec()?),
             AnyRecord::Extents(extents) => {
                 for extent in extents.iter() {
                     let e = extent?;
                     let first = e.mfns().first().unwrap_or(Mfn::ZERO);
                     let inserted = self.extents.insert(e.pfn(), first, e.nr_frames());
-                    inserted.map_err(|_| RecordProblem::Extents("extents without overlap (I6)"))?;
+                    if let Err(e) = inserted {
+                        self.refuse(format_args!("its memory cannot be: {e}"));
+                    }
                 }
             }
             AnyRecord::Lingering(frames) => {
@@ -159,43 +250,45 @@ impl SavedDomain {
     }
 }
 
-/// Why one domain cannot be restored.
-pub(super) struct Refused(String);
-
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
+fn refused(why: impl fmt::Display) -> Unfit {
+    Unfit::new(why)
 }
 
-fn refused(why: impl fmt::Display) -> Refused {
-    Refused(why.to_string())
-}
-
-pub(super) fn restore_domain(
-    host: &Host,
-    mut saved: SavedDomain,
-    bad_grants: Option<&Inconsistent>,
-) -> Result<(), Refused> {
+/// Makes the domain, paused, and its event channels. Nothing if not even that is possible: its frames stay claimed all the same.
+pub(super) fn create(host: &Host, saved: &mut SavedDomain) -> Option<Arc<Domain>> {
     let begin = saved.begin;
     let id = begin.domid;
     let ports = saved.ports();
-    let is_zombie = begin.flags.contains(records::DomainFlags::DYING);
+    let is_zombie = begin.flags.contains(DomainFlags::DYING);
     let console = begin.console.or(is_zombie.then_some(Mfn::ZERO));
-    let (Some(shared), Some(console)) = (begin.shared_info, console) else {
-        return Err(refused("it has no shared_info or no console"));
-    };
-    for mfn in run_grants::frames(host, id).into_iter().chain([shared]) {
-        if let Ok(page) = host.frames.page(mfn) {
-            page.count_info.fetch_or(CountFlags::XEN_HEAP.bits(), Ordering::AcqRel);
+    if begin.shared_info.is_none() || console.is_none() {
+        saved.lose(&"it has no shared_info or no console");
+    }
+    // Of a domain in dispute, what the hypervisor writes to on others' behalf has to be its own.
+    let is_own = |mfn: Mfn| host.frames.owner_of(mfn) == Some(id);
+    let shared = begin.shared_info.filter(|&mfn| is_own(mfn)).unwrap_or(Mfn::ZERO);
+    let console = console.unwrap_or(Mfn::ZERO);
+    if saved.unfit.is_none() {
+        for mfn in run_grants::frames(host, id).into_iter().chain([shared]) {
+            if let Ok(page) = host.frames.page(mfn) {
+                page.count_info.fetch_or(CountFlags::XEN_HEAP.bits(), Ordering::AcqRel);
+            }
         }
     }
-    let (perdomain, l4_slots) =
-        create::hypervisor_area(host, begin.nr_vcpus).ok_or_else(|| refused("no memory for its tables"))?;
+    let mut area = saved.unfit.is_none().then(|| vcpu_area::hypervisor_area(host, begin.nr_vcpus)).flatten();
+    if area.is_none() {
+        saved.refuse("no memory for its tables");
+        area = vcpu_area::hypervisor_area(host, 0);
+    }
+    let Some((perdomain, l4_slots)) = area else {
+        log!("lu", "{id} {}: no memory for its tables; its memory is kept until the next update", begin.name);
+        verdict::note(Verdict::Failure);
+        return None;
+    };
     let domain = Arc::new(Domain::new(DomainParts {
         id,
         name: begin.name.as_str().to_owned(),
-        privileged: begin.flags.contains(records::DomainFlags::PRIVILEGED),
+        privileged: begin.flags.contains(DomainFlags::PRIVILEGED),
         module_string: core::mem::take(&mut saved.module_string),
         memory: DomainMemory {
             extents: core::mem::take(&mut saved.extents),
@@ -216,28 +309,53 @@ pub(super) fn restore_domain(
     }));
     domain.console.lock().resume(&saved.partial_line, &saved.typed, tsc::now_ns());
     domain.set_vm_assist(begin.vm_assist);
-    let watchdogs = saved.watchdogs;
-    *domain.watchdogs.lock() = watchdogs;
+    *domain.watchdogs.lock() = saved.watchdogs;
     // Paused until everything of it is back.
     domain.set_paused(true);
     host.domains.lock().insert(id, domain.clone());
-    if begin.flags.contains(records::DomainFlags::SHUT_DOWN) {
+    if begin.flags.contains(DomainFlags::SHUT_DOWN) {
         domain.set_shutdown(Shutdown(begin.shutdown_reason));
     }
-    if let Some(why) = bad_grants {
-        return Err(refused(why));
+    if is_zombie || shared == Mfn::ZERO {
+        return Some(domain);
     }
-    if is_zombie {
-        host.zombies.lock().push(domain);
-        return Ok(());
+    let config =
+        DomainConfig { shared_info: shared, nr_vcpus: saved.extract.nr_vcpus, is_privileged: domain.privileged };
+    let restored = host.evtchn.lock().restore_domain(id, config, ports);
+    if let Err(e) = restored {
+        saved.refuse(e);
     }
-    let config = DomainConfig { shared_info: shared, nr_vcpus: begin.nr_vcpus, is_privileged: domain.privileged };
-    host.evtchn.lock().restore_domain(id, config, ports).map_err(refused)?;
+    Some(domain)
+}
 
+/// Takes page types and makes the vCPUs; why the domain is refused, if it is.
+pub(super) fn complete(host: &Host, domain: &Arc<Domain>, saved: SavedDomain) -> Option<Unfit> {
+    if saved.unfit.is_some() {
+        return saved.unfit;
+    }
+    if saved.begin.flags.contains(DomainFlags::DYING) {
+        host.zombies.lock().push(domain.clone());
+        return None;
+    }
+    let before = saved.refused_before.clone();
+    match run_again(host, domain, saved) {
+        Ok(()) => {
+            if let Some(why) = before {
+                log!("lu", "{} {} runs again; the last build had refused it: {why}", domain.id, domain.name);
+            }
+            None
+        }
+        Err(unfit) => Some(unfit),
+    }
+}
+
+fn run_again(host: &Host, domain: &Arc<Domain>, saved: SavedDomain) -> Result<(), Unfit> {
+    let id = domain.id;
+    let watchdogs = saved.watchdogs;
     // Each mapping of another's grant may be found in one leaf.
     let mapped = host.grants.lock().mapped(id);
     let may_map = |mfn, owner, access| mapped.take(mfn, owner, access);
-    let types = host.types_with(&domain, &may_map);
+    let types = host.types_with(domain, &may_map);
     let replayed = (|| {
         let bases = || saved.vcpus.iter().flat_map(|v| [v.saved.kernel_cr3, v.saved.user_cr3]).flatten();
         for table in saved.pins.iter().chain(&saved.linear) {
@@ -261,11 +379,11 @@ pub(super) fn restore_domain(
     });
     host.settle_without_ldt(&types);
     replayed.map_err(|e: crate::mm::types::TypeError| refused(e))?;
-    host.hold_shared(&domain).map_err(refused)?;
+    host.hold_shared(domain).map_err(refused)?;
 
     let mut vcpus = Vec::new();
     for v in saved.vcpus {
-        vcpus.push(restore_vcpu(host, &domain, v)?);
+        vcpus.push(restore_vcpu(host, domain, v)?);
     }
     let runnable: Vec<_> = vcpus.iter().filter(|v| v.state.lock().is_runnable()).cloned().collect();
     for vcpu in &vcpus {
@@ -290,8 +408,9 @@ pub(super) fn give_up_again(host: &Host, domain: &Domain, frames: &[Mfn], is_res
     let mut memory = domain.memory.lock();
     for &mfn in frames {
         if !is_restored {
-            let kept = memory.extents.insert(None, mfn, 1);
-            assert!(kept.is_ok(), "a frame has one claimant (I6)");
+            if let Err(e) = memory.extents.insert(None, mfn, 1) {
+                log!("lu", "{}: {e}", domain.id);
+            }
             continue;
         }
         match types.release_page(mfn) {
@@ -307,9 +426,9 @@ pub(super) fn give_up_again(host: &Host, domain: &Domain, frames: &[Mfn], is_res
     host.settle_without_ldt(&types);
 }
 
-fn restore_vcpu(host: &Host, domain: &Arc<Domain>, from: SavedVcpu) -> Result<Arc<Vcpu>, Refused> {
+fn restore_vcpu(host: &Host, domain: &Arc<Domain>, from: SavedVcpu) -> Result<Arc<Vcpu>, Unfit> {
     let s = from.saved;
-    let fpu = create::fpu_area(host).ok_or_else(|| refused("no memory for its FPU state"))?;
+    let fpu = vcpu_area::fpu_area(host).ok_or_else(|| refused("no memory for its FPU state"))?;
     let info = match s.vcpu_info {
         Some(mfn) => {
             hypercall::vcpu::hold_info(domain, mfn).map_err(refused)?;

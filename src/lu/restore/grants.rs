@@ -1,11 +1,12 @@
 //! Grant tables out of the stream.
 
-use crate::domain::grant::{Active, Inconsistent, Limits, Mapping, SavedTable, Version};
-use crate::frame::DomId;
+use super::domain::SavedDomain;
+use crate::domain::grant::{Active, Limits, Mapping, SavedTable, Version};
+use crate::frame::{DomId, Mfn};
 use crate::lu::records::{GrantInUse, GrantMap, Grants, Items};
 use crate::lu::stream::{ByteSource, RecordError};
 use crate::run::host::Host;
-use alloc::collections::BTreeMap;
+use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 /// A domain's table, of which nothing is in use yet.
@@ -47,25 +48,39 @@ pub fn take_maps<S: ByteSource + ?Sized>(
     Ok(())
 }
 
-/// All domains' tables, before any page type is taken: a domain's leaves may be on another's frames. What does not fit, by domain.
-pub fn restore(
-    host: &Host,
-    domains: impl Iterator<Item = (DomId, Option<SavedTable>)>,
-) -> BTreeMap<DomId, Inconsistent> {
+/// All domains' tables, before any page type is taken: a domain's leaves may be on another's frames. What does not fit is refused. A domain that has
+/// lost its table is no reason to refuse the others, which cannot know what it used.
+pub fn restore(host: &Host, domains: &mut [SavedDomain]) {
     let mut tables = host.grants.lock();
-    let mut bad = BTreeMap::new();
-    for (id, saved) in domains {
-        match saved {
-            None => tables.add_domain(id, Limits::DEFAULT),
-            Some(saved) => {
-                if let Err(e) = tables.restore(id, saved) {
-                    bad.insert(id, e);
-                }
+    let mut without: BTreeSet<DomId> = BTreeSet::new();
+    for saved in domains.iter_mut() {
+        let id = saved.begin.domid;
+        let is_own = |mfn: &Mfn| host.frames.owner_of(*mfn) == Some(id);
+        let restored = match saved.grants.take() {
+            // What is written to when a grant is used has to be its own.
+            Some(table) if saved.unfit.is_some() && !table.shared.iter().chain(&table.status).all(is_own) => {
+                table.shared.iter().chain(&table.status).copied().filter(is_own).for_each(|mfn| saved.keep_frame(mfn));
+                saved.extract.has_grants = false;
+                without.insert(id);
+                tables.add_domain(id, Limits::DEFAULT);
+                Ok(())
             }
+            None => {
+                tables.add_domain(id, Limits::DEFAULT);
+                Ok(())
+            }
+            Some(table) => tables.restore(id, table),
+        };
+        if let Err(e) = restored {
+            without.insert(id);
+            saved.extract.has_grants = false;
+            saved.refuse(e);
         }
     }
-    for (id, e) in tables.inconsistent() {
-        bad.entry(id).or_insert(e);
+    let unfit = tables.inconsistent(|id| without.contains(&id));
+    for saved in domains {
+        if let Some(e) = unfit.get(&saved.begin.domid) {
+            saved.refuse(e);
+        }
     }
-    bad
 }

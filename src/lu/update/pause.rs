@@ -1,5 +1,6 @@
 //! The pause: guests come to rest, their state is saved, and the machine is given away.
 
+use super::super::damage::Damage;
 use super::super::records::{HostFlags, LuHost, StreamVersion};
 use super::super::save::{self, UpdateFacts};
 use super::RELOC_VA;
@@ -9,6 +10,7 @@ use crate::frame::DomId;
 use crate::kexec::reloc::{self, RelocArgs};
 use crate::run::host::Host;
 use crate::run::{context, teardown, work};
+use crate::start::failure;
 use crate::x86::directmap::DirectMap;
 use crate::x86::traps::Frame;
 use crate::x86::{apic, tsc};
@@ -23,7 +25,7 @@ pub(super) fn pause_and_jump(
     let staged = host.update.lock().staged.as_ref().map(|s| (s.needs, s.version));
     let (needs, version) = staged.ok_or(Refusal::NoImage)?;
     let saved = save::save(host, &facts(host, version, paused_tsc)).map_err(Refusal::Save)?;
-    if let Err(refusal) = fits(host, &needs, &saved.blocks) {
+    if let Err(refusal) = fits(host, &needs, &saved.blocks).and_then(|()| check_parts(host)) {
         for block in saved.blocks {
             host.frames.free(block);
         }
@@ -45,8 +47,16 @@ pub(super) fn pause_and_jump(
             stamps: Some(staged.kimage.breadcrumb_page()),
         }
     };
+    if Damage::asked(&host.options).is_some() {
+        failure::print_sum(&host.memmap, host.region.range(), host.slot, args.copy);
+    }
     apic::quiesce();
     jump(&args)
+}
+
+/// The last look at what obeys the list: from here to the jump nothing is written but the breadcrumb.
+fn check_parts(host: &Host) -> Result<(), Refusal> {
+    host.update.lock().staged.as_ref().map_or(Err(Refusal::NoImage), |staged| staged.seal.check_parts(host))
 }
 
 #[expect(unsafe_code, reason = "the point of no return")]

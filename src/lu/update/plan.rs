@@ -4,12 +4,14 @@ use super::super::needs::{Load, RegionNeeds, partial_chunks};
 use super::super::records::StreamVersion;
 use super::refusal::Refusal;
 use crate::domain::spec::ModuleSpec;
-use crate::frame::{Maddr, MfnRange};
+use crate::frame::{Maddr, MfnRange, PAGE_SIZE};
 use crate::kexec::image::{Needs, NextImage};
 use crate::log;
 use crate::mm::buddy::Block;
+use crate::run::domain::Carried;
 use crate::run::grants;
 use crate::run::host::Host;
+use crate::trust::Trust;
 use crate::x86::directmap;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -43,6 +45,7 @@ pub(super) fn loaded_bytes(at: Maddr, len_bytes: u64) -> &'static [u8] {
 /// Everything that the incoming side will have to claim but the stream.
 fn claims_of(host: &Host) -> Vec<MfnRange> {
     let mut claims: Vec<MfnRange> = host.modules.lock().iter().map(|m| m.frames()).collect();
+    claims.extend(host.withheld.lock().iter());
     claims.extend(log::place());
     let domains: Vec<_> = host.domains.lock().values().cloned().collect();
     for domain in &domains {
@@ -71,6 +74,9 @@ fn load_of(host: &Host) -> Load {
             let nr_frames = tables.shared_frames(domain.id).len() + tables.status_frames(domain.id).len();
             nr_frames / 2 + tables.active(domain.id).count() + tables.maps(domain.id).count()
         };
+        if let Some(Carried::Whole { records, .. }) = domain.refusal().map(|refusal| &refusal.carried) {
+            stream_frames += records.len() as u64 / PAGE_SIZE;
+        }
         stream_frames += 3 + domain.vcpus.lock().len() as u64 * 4;
         stream_frames += extents / 200 + lingering / 400 + nr_grants as u64 / 200;
     }
@@ -90,10 +96,17 @@ pub(super) fn fits(host: &Host, image: &Needs, stream: &[Block]) -> Result<(), R
     Ok(())
 }
 
-/// All the checks (I11) but the digest, which takes long: the image is whole, fits slot and region, and reads what is written.
+/// Who must have signed a next image.
+pub(super) fn trust(host: &Host) -> Trust {
+    Trust::of(&host.options.lu_key, crate::build::KEY)
+}
+
+/// All the checks (I11) but the digest and the signature's mathematics, which take long: the image is whole, says that somebody trusted has signed it,
+/// fits slot and region, and reads what is written.
 pub(super) fn plan<'a>(host: &Host, name: &str, file: &'a [u8]) -> Result<(NextImage<'a>, RegionNeeds), Refusal> {
     let refuse = |error| Refusal::Image { name: name.to_string(), error };
     let image = NextImage::parse(file).map_err(refuse)?;
+    image.check_signer(&trust(host)).map_err(refuse)?;
     image.place(host.slot).map_err(refuse)?;
     image.check_features(0).map_err(refuse)?;
     stream_version(host, &image)?;
@@ -130,6 +143,7 @@ pub fn plan_only(host: &Host) {
             let has = host.region.len_bytes() >> 10;
             log!("lu", "plan: to {version}, the region has {has} KiB, needed are {}", needs.total() >> 10);
             log!("lu", "plan: {needs}");
+            log!("lu", "plan: {}", trust(host));
         }
         Err(refusal) => log!("lu", "plan: refused: {refusal}"),
     }

@@ -25,6 +25,7 @@ pub enum Refusal {
     Tables(IdmapError),
     NoMemory,
     Save(SaveError),
+    Altered { what: &'static str, sealed: u32, found: u32 },
     Deadline { ns: u64, what: &'static str },
 }
 
@@ -55,6 +56,11 @@ impl fmt::Display for Refusal {
             Self::Tables(e) => write!(f, "relocation tables: {e}"),
             Self::NoMemory => f.write_str("no memory to stage the image"),
             Self::Save(e) => write!(f, "{e}"),
+            Self::Altered { what, sealed, found } => write!(
+                f,
+                "what was staged was altered in memory: the checksum of {what} is {found:#010x}, it was {sealed:#010x}; ask for \
+                 the update again, and if that is refused, too, load the image again or test the memory"
+            ),
             Self::Deadline { ns, what } => write!(f, "not quiet within {} us: {what}", ns / 1000),
         }
     }

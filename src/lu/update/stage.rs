@@ -2,12 +2,13 @@
 
 use super::super::records::StreamVersion;
 use super::RELOC_VA;
-use super::plan::{choose, plan, stream_version};
+use super::plan::{choose, plan, stream_version, trust};
 use super::refusal::Refusal;
+use super::seal::{Flip, Seal, sum_of};
 use crate::cmdline;
 use crate::frame::{Maddr, Mfn, Order};
 use crate::kexec::idmap::RelocTables;
-use crate::kexec::image::{Needs, NextImage};
+use crate::kexec::image::{DigestCheck, Needs, NextImage};
 use crate::kexec::kimage::{self, Kimage};
 use crate::kexec::mbi::{MapEntry, MbiWriter};
 use crate::kexec::reloc;
@@ -15,6 +16,7 @@ use crate::log;
 use crate::mm::buddy::Block;
 use crate::mm::physmem::PhysMem;
 use crate::run::host::Host;
+use crate::trust::KeyId;
 use crate::x86::directmap::DirectMap;
 use crate::x86::paging;
 use alloc::string::ToString;
@@ -23,9 +25,9 @@ use alloc::vec::Vec;
 
 /// First frame at or above 4 GiB.
 const LIMIT_4G: u64 = 1 << 20;
-/// Bytes of an image that are hashed at a time, and nanoseconds from one piece to the next: guests run in between.
-const CHECK_BYTES: usize = 16 << 10;
-pub(super) const CHECK_EVERY_NS: u64 = 500_000;
+/// Bytes of an image that are hashed at a time: guests run in between, for as long as the piece took, and for this many nanoseconds at least.
+const CHECK_BYTES: usize = 8 << 10;
+pub(super) const CHECK_PAUSE_NS: u64 = 100_000;
 /// Bytes for the boot information of the incoming image.
 const MBI_BYTES: usize = 64 << 10;
 
@@ -38,7 +40,28 @@ pub(super) struct Staged {
     pub(super) kimage: Kimage,
     pub(super) tables: RelocTables,
     pub(super) copy: Mfn,
+    pub(super) seal: Seal,
     blocks: Vec<Block>,
+}
+
+/// An image that was found right, or that is being looked at.
+#[derive(Clone, Copy)]
+pub(super) struct Looked {
+    pub(super) at: Maddr,
+    /// The CRC-32C of its file before that began.
+    file_sum: u32,
+    /// Who has signed it, if anybody is asked to have.
+    signer: Option<KeyId>,
+}
+
+impl Looked {
+    /// Begins to look at an image: all that is asked of it but its digest.
+    pub(super) fn begin(host: &Host, name: &str, at: Maddr, image: &NextImage<'_>) -> Result<Self, Refusal> {
+        let file_sum = sum_of(host, image.file());
+        let signer =
+            image.verify_signature(&trust(host)).map_err(|error| Refusal::Image { name: name.to_string(), error })?;
+        Ok(Self { at, file_sum, signer })
+    }
 }
 
 fn boot_information(host: &Host) -> Result<Vec<u8>, Refusal> {
@@ -59,24 +82,30 @@ fn boot_information(host: &Host) -> Result<Vec<u8>, Refusal> {
     Ok(buf)
 }
 
-/// Hashes a piece of an image; true when all of it was found to be what its note says.
-fn check_digest(host: &Host, name: &str, at: Maddr, image: &NextImage<'static>) -> Result<bool, Refusal> {
-    let mut u = host.update.lock();
-    if u.verified == Some(at) {
-        return Ok(true);
-    }
-    let mut check = match u.checking.take() {
-        Some((place, check)) if place == at => check,
-        _ => image.digest_check(),
+/// Looks at a piece of an image; what came of it when all of it was found to be what its notes say.
+fn check_image(host: &Host, name: &str, at: Maddr, image: &NextImage<'static>) -> Result<Option<Looked>, Refusal> {
+    let checking = {
+        let mut u = host.update.lock();
+        if let Some(looked) = u.verified.filter(|looked| looked.at == at) {
+            return Ok(Some(looked));
+        }
+        u.checking.take()
     };
-    match check.step(CHECK_BYTES) {
+    let (looked, mut check): (Looked, DigestCheck<'static>) = match checking {
+        Some((looked, check)) if looked.at == at => (looked, check),
+        // The signature first: it says whether the rest is worth the time. The digest that it is for is the one that is expected from here on.
+        _ => (Looked::begin(host, name, at, image)?, image.digest_check()),
+    };
+    let done = check.step(CHECK_BYTES);
+    let mut u = host.update.lock();
+    match done {
         None => {
-            u.checking = Some((at, check));
-            Ok(false)
+            u.checking = Some((looked, check));
+            Ok(None)
         }
         Some(Ok(())) => {
-            u.verified = Some(at);
-            Ok(true)
+            u.verified = Some(looked);
+            Ok(Some(looked))
         }
         Some(Err(error)) => Err(Refusal::Image { name: name.to_string(), error }),
     }
@@ -86,28 +115,35 @@ fn check_digest(host: &Host, name: &str, at: Maddr, image: &NextImage<'static>) 
 pub(super) fn stage_next(host: &Host) -> Result<bool, Refusal> {
     let (name, at, file) = choose(host)?;
     // Between two steps of the digest nothing is planned anew: that takes its time where guests have memory in many pieces.
-    let is_checking = host.update.lock().checking.as_ref().is_some_and(|(place, _)| *place == at);
+    let is_checking = host.update.lock().checking.as_ref().is_some_and(|(looked, _)| looked.at == at);
     let image = if is_checking {
         NextImage::parse(file).map_err(|error| Refusal::Image { name: name.to_string(), error })?
     } else {
         plan(host, &name, file)?.0
     };
-    if !check_digest(host, &name, at, &image)? {
-        return Ok(false);
-    }
+    let Some(looked) = check_image(host, &name, at, &image)? else { return Ok(false) };
     if host.update.lock().staged.as_ref().is_some_and(|s| s.at == at) {
         return Ok(true);
     }
     unstage(host);
     let version = stream_version(host, &image)?;
     let mut blocks = Vec::new();
-    let result = build_stage(host, &image, at, &mut blocks);
+    let result = build_stage(host, &image, at, &mut blocks)
+        .and_then(|built| Seal::new(host, file, looked.file_sum, &blocks).map(|seal| (built, seal)));
     match result {
-        Ok((kimage, tables, copy)) => {
+        Ok(((kimage, tables, copy), seal)) => {
             let entries = kimage.nr_entries();
-            log!("lu", "staged {} from module {name}: {entries} entries, stream version {version}", image.version());
-            host.update.lock().staged =
-                Some(Staged { at, needs: *image.needs(), version, kimage, tables, copy, blocks });
+            let by = match looked.signer {
+                Some(key) => alloc::format!("signed by key {key}"),
+                None => "unsigned".to_string(),
+            };
+            let build = image.version();
+            log!("lu", "staged {build} from module {name}, {by}: {entries} entries, stream version {version}");
+            let staged = Staged { at, needs: *image.needs(), version, kimage, tables, copy, seal, blocks };
+            if let Some(flip) = Flip::asked(host).filter(|flip| *flip != Flip::Late) {
+                flip.carry_out(&staged);
+            }
+            host.update.lock().staged = Some(staged);
             Ok(true)
         }
         Err(e) => {
@@ -117,6 +153,18 @@ pub(super) fn stage_next(host: &Host) -> Result<bool, Refusal> {
             Err(e)
         }
     }
+}
+
+/// Looks at what was staged for the last time before the pause.
+pub(super) fn check_staged(host: &Host) -> Result<(), Refusal> {
+    let u = host.update.lock();
+    let staged = u.staged.as_ref().ok_or(Refusal::NoImage)?;
+    staged.seal.check_file(host)?;
+    staged.seal.check_parts(host)?;
+    if let Some(Flip::Late) = Flip::asked(host) {
+        Flip::Late.carry_out(staged);
+    }
+    Ok(())
 }
 
 pub(super) fn unstage(host: &Host) {

@@ -14,6 +14,9 @@
 //!    2 MiB or more, which takes no split to get: there is no recursion. Freeing never needs records.
 //! 6. Frame 0, the region and the image never get in: the heap takes only frames that the table has as unclaimed, or that came from it.
 //! 7. A block is an owned value that can be given back once. What domains take is a [`DomBlock`], made from a [`Block`] only (I1).
+//! 8. Free memory is of unknown content, all of it and always: other guests', an earlier hypervisor's, the firmware's. A guest gets a block that was
+//!    scrubbed after it was taken ([`Scrubbed`]). That is not remembered in the heap: after an update nobody could say which of the free frames
+//!    the outgoing hypervisor had written last, and a note that is wrong once shows one guest's memory to another.
 //!
 //! Later blocks of [`Heap::plug_in`] are used first, that is, memory from the top; low memory is kept for those who need it
 //! ([`Heap::alloc_below`]).
@@ -21,12 +24,14 @@
 mod block;
 mod error;
 mod list;
+mod retire;
 #[cfg(test)]
 mod tests;
 mod validate;
 
-pub use block::{Block, DomBlock};
+pub use block::{Block, DomBlock, Scrubbed};
 pub use error::{HeapStats, InsertError, IntoDomainError, IntoDomainRefused, ValidateError};
+pub use retire::Retired;
 
 use crate::frame::{CHUNK_FRAMES, DomId, Mfn, MfnRange, Order};
 use crate::mm::frametable::{
@@ -60,6 +65,8 @@ pub struct Heap {
     nr_at_hand: usize,
     pool: SplitPool,
     map: Option<MapSplits>,
+    /// Frames that somebody has and that must not become free.
+    nr_broken: u64,
 }
 
 impl Heap {
@@ -74,6 +81,7 @@ impl Heap {
             nr_at_hand: 0,
             pool: SplitPool::new(slabs),
             map: None,
+            nr_broken: 0,
         }
     }
 
@@ -282,6 +290,21 @@ impl Heap {
     /// Gives a block to a domain, each page with the flags and one reference, the owner's. The block comes back with the reason if
     /// it is not the heap's own (I1), or if there is no memory for the page records that flags need.
     pub fn into_domain(
+        &mut self,
+        table: &FrameTable,
+        block: Scrubbed,
+        owner: DomId,
+        flags: CountFlags,
+    ) -> Result<DomBlock, IntoDomainRefused> {
+        self.assign(table, block.into_block(), owner, flags)
+    }
+
+    /// As [`Heap::into_domain`], for what the hypervisor keeps through updates: what is in it is its own business.
+    pub fn preserve(&mut self, table: &FrameTable, block: Block) -> Result<DomBlock, IntoDomainRefused> {
+        self.assign(table, block, DomId::XEN, CountFlags::empty())
+    }
+
+    fn assign(
         &mut self,
         table: &FrameTable,
         block: Block,
@@ -506,6 +529,9 @@ impl Heap {
 
     /// Makes pages of a split chunk free that are in no list, all of one class.
     fn free_pages(&mut self, table: &FrameTable, part: Part, class: Class) {
+        if self.nr_broken != 0 {
+            return self.free_pages_but_broken(table, part, class);
+        }
         let range = MfnRange::new(part.mfn(part.first), part.len());
         for (mfn, order) in range.blocks(Order::new(Order::CHUNK.get() - 1)) {
             self.free_block_of_pages(table, mfn, order, class);
@@ -526,6 +552,9 @@ impl Heap {
 
     /// Makes a single page free that is in no list: it stays at hand.
     fn free_page(&mut self, table: &FrameTable, mfn: Mfn, entry: &ChunkEntry, page: &PageInfo, class: Class) {
+        if self.is_broken(page) {
+            return self.retire_freed(table, mfn, class);
+        }
         page.reset(CountFlags::FREE.bits(), None, FREE_AT_HAND);
         entry.set_counts(entry.counts().moved(1, class, Class::Free));
         self.nr_free += 1;

@@ -1,13 +1,17 @@
 //! The heap's own tests, and table and heap together against a model that is an array with a state for each frame.
 
 use super::*;
+use crate::frame::Maddr;
 use crate::mm::frametable::tests::{d, machine, map, range, take_mapped};
 use crate::mm::frametable::{Chunk, Frames};
 use crate::mm::page_info::{CountFlags, NoPage, PageLookup};
+use crate::mm::physmem::PhysMem;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::vec;
 use std::vec::Vec;
+
+mod scrub;
 
 /// A machine of so many chunks of RAM from chunk 1 on, all of it free.
 fn plugged(nr_chunks: u64) -> Frames {
@@ -15,6 +19,33 @@ fn plugged(nr_chunks: u64) -> Frames {
     frames.lock().init_ram(range(512, (nr_chunks + 1) * 512)).unwrap();
     frames.plug_in(map);
     frames
+}
+
+/// Memory that nobody looks at.
+struct Unseen;
+
+impl PhysMem for Unseen {
+    fn read_u64(&self, at: Maddr) -> u64 {
+        panic!("{at} is read")
+    }
+    fn write_u64(&self, at: Maddr, _: u64) {
+        panic!("{at} is written")
+    }
+    fn compare_exchange_u64(&self, at: Maddr, _: u64, _: u64) -> Result<(), u64> {
+        panic!("{at} is written")
+    }
+    fn read(&self, at: Maddr, _: &mut [u8]) {
+        panic!("{at} is read")
+    }
+    fn write(&self, at: Maddr, _: &[u8]) {
+        panic!("{at} is written")
+    }
+    fn zero(&self, _: Maddr, _: u64) {}
+}
+
+/// Scrubbed, where content is of no interest.
+fn clean(block: Block) -> Scrubbed {
+    block.scrub(&Unseen)
 }
 
 #[test]
@@ -149,13 +180,13 @@ fn only_the_heaps_own_blocks_become_a_domains() {
         (8 * 512, 9, FrameState::NotRam),
     ] {
         let forged = Block::new(Mfn::new(mfn), Order::new(order));
-        let refused = frames.into_domain(forged, d(1)).unwrap_err();
+        let refused = frames.into_domain(clean(forged), d(1)).unwrap_err();
         assert_eq!(refused.why, IntoDomainError::NotPrivate { mfn: Mfn::new(mfn), found });
         let _ = refused.block.into_parts();
     }
     for order in [0, 3, 9, 10] {
         let block = frames.alloc(Order::new(order)).unwrap();
-        let given = frames.into_domain(block, d(1)).unwrap();
+        let given = frames.into_domain(clean(block), d(1)).unwrap();
         assert_eq!(given.owner(), d(1));
         assert_eq!(frames.owner_of(given.mfn()), Some(d(1)));
         assert_eq!(frames.page(given.mfn()).unwrap().count(), 1);
@@ -170,7 +201,7 @@ fn flags_go_to_every_page_of_a_block() {
     let frames = plugged(8);
     for order in [0, 9] {
         let block = frames.alloc(Order::new(order)).unwrap();
-        let given = frames.into_domain_with(block, d(3), CountFlags::XEN_HEAP).unwrap();
+        let given = frames.into_domain_with(clean(block), d(3), CountFlags::XEN_HEAP).unwrap();
         for mfn in given.range().iter() {
             let count_info = frames.page(mfn).unwrap().count_info.load(Ordering::Relaxed);
             assert_eq!(count_info, (CountFlags::XEN_HEAP | CountFlags::ALLOCATED).bits() | 1);
@@ -399,7 +430,7 @@ impl Model {
                 let Some(block) = self.pick(i) else { return };
                 let range = block.range();
                 let flags = if has_flags { CountFlags::EXTRA } else { CountFlags::empty() };
-                match self.frames.into_domain_with(block, d(owner), flags) {
+                match self.frames.into_domain_with(clean(block), d(owner), flags) {
                     Ok(given) => {
                         assert_eq!((given.range(), given.owner()), (range, d(owner)));
                         self.see_mapped();

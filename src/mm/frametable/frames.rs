@@ -5,7 +5,9 @@ use super::{
     packed,
 };
 use crate::frame::{CHUNK_FRAMES, DomId, Mfn, MfnRange, Order};
-use crate::mm::buddy::{Block, DomBlock, Heap, HeapStats, InsertError, IntoDomainRefused, MapSplits, ValidateError};
+use crate::mm::buddy::{
+    Block, DomBlock, Heap, HeapStats, InsertError, IntoDomainRefused, MapSplits, Retired, Scrubbed, ValidateError,
+};
 use crate::mm::ledger::Ledger;
 use crate::mm::page_info::{CountFlags, NoPage, PageInfo, PageLookup};
 
@@ -53,6 +55,16 @@ impl Frames {
         self.lock().claim(range, owner)
     }
 
+    /// See [`Heap::retire`].
+    pub fn retire(&self, mfn: Mfn) -> Retired {
+        self.lock().retire(mfn)
+    }
+
+    /// See [`FrameTable::withhold`].
+    pub fn withhold(&self, range: MfnRange, owner: Option<DomId>) -> Result<(), ClaimError> {
+        self.lock().withhold(range, owner)
+    }
+
     /// See [`Heap::release`].
     pub fn release(&self, range: MfnRange, owner: DomId) -> Result<(), ReleaseError> {
         self.lock().release(range, owner)
@@ -89,14 +101,19 @@ impl Frames {
     }
 
     /// Gives a block to a domain. See [`Heap::into_domain`].
-    pub fn into_domain(&self, block: Block, owner: DomId) -> Result<DomBlock, IntoDomainRefused> {
+    pub fn into_domain(&self, block: Scrubbed, owner: DomId) -> Result<DomBlock, IntoDomainRefused> {
         self.lock().into_domain(block, owner, CountFlags::empty())
+    }
+
+    /// See [`Heap::preserve`].
+    pub fn preserve(&self, block: Block) -> Result<DomBlock, IntoDomainRefused> {
+        self.lock().preserve(block)
     }
 
     /// Gives a block to a domain, with flags. See [`Heap::into_domain`].
     pub fn into_domain_with(
         &self,
-        block: Block,
+        block: Scrubbed,
         owner: DomId,
         flags: CountFlags,
     ) -> Result<DomBlock, IntoDomainRefused> {
@@ -169,6 +186,26 @@ impl LockedFrames<'_> {
         }
     }
 
+    /// See [`Heap::retire`].
+    pub fn retire(&mut self, mfn: Mfn) -> Retired {
+        self.heap.retire(self.table, mfn)
+    }
+
+    /// See [`Heap::nr_broken`].
+    pub fn nr_broken(&self) -> u64 {
+        self.heap.nr_broken()
+    }
+
+    /// See [`FrameTable::withhold`]. Once the heap has memory it provides the page records.
+    pub fn withhold(&mut self, range: MfnRange, owner: Option<DomId>) -> Result<(), ClaimError> {
+        match self.table.withhold(self.heap.pool(), range, owner) {
+            Err(ClaimError::NoRecords { needed, .. }) if self.heap.reserve_splits(self.table, needed) => {
+                self.table.withhold(self.heap.pool(), range, owner)
+            }
+            done => done,
+        }
+    }
+
     /// See [`Heap::release`].
     pub fn release(&mut self, range: MfnRange, owner: DomId) -> Result<(), ReleaseError> {
         self.heap.release(self.table, range, owner)
@@ -212,11 +249,16 @@ impl LockedFrames<'_> {
     /// See [`Heap::into_domain`].
     pub fn into_domain(
         &mut self,
-        block: Block,
+        block: Scrubbed,
         owner: DomId,
         flags: CountFlags,
     ) -> Result<DomBlock, IntoDomainRefused> {
         self.heap.into_domain(self.table, block, owner, flags)
+    }
+
+    /// See [`Heap::preserve`].
+    pub fn preserve(&mut self, block: Block) -> Result<DomBlock, IntoDomainRefused> {
+        self.heap.preserve(self.table, block)
     }
 
     /// See [`Heap::free_unreferenced`].

@@ -42,6 +42,7 @@ mod split;
 mod table;
 #[cfg(test)]
 pub(in crate::mm) mod tests;
+mod withhold;
 
 pub use chunk::{Chunk, ChunkEntry, Class, Counts, SplitId};
 pub use error::{ClaimError, FrameState, GetPageError, InitError, ReleaseError};

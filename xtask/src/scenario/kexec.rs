@@ -1,9 +1,11 @@
 //! The next build loaded by a privileged domain with `kexec_op`, and the update asked for by it.
 
 use super::Scenario;
+use crate::damage::Damage;
 use crate::image::Module;
 use crate::job::{self, Guest};
-use crate::paths;
+use crate::{paths, sign};
+use std::path::PathBuf;
 
 /// All of them.
 pub fn all() -> Vec<Scenario> {
@@ -27,7 +29,7 @@ pub fn all() -> Vec<Scenario> {
             "the loaded build and a module take turns: what was loaded is gone after its update",
             "expect=-b updates=4 every-ms=150 alternate",
         )
-        .options("finish=1300")
+        .options("finish=1900")
         .modules([Module::image(paths::out("luxen"), "luxen")])
         .guests([Guest::new("pulse", "16M"), Guest::new("memory", "32M")])
         .says(r"\(d1\) updater: runs under luxen .*-a after update 4")
@@ -37,12 +39,22 @@ pub fn all() -> Vec<Scenario> {
             .guests([Guest::new("memory", "32M")])
             .says(r"lu: kexec_op load: refused: .*damaged: its digest")
             .says(r"\(d1\) updater: ends under luxen .*-a$"),
+        untrusted("kexec-unsigned", "what nobody has signed is not loaded", Damage::Unsigned)
+            .says("lu: kexec_op load: refused: image loaded: the image is not signed"),
+        untrusted("kexec-stranger", "what somebody has signed who is not trusted is not loaded", Damage::Stranger)
+            .says("lu: kexec_op load: refused: image loaded: the image is signed by key [0-9a-f]{16}, and only"),
+        Scenario::new("kexec-lu-key", "what the key on the command line has signed is loaded and updated to")
+            .options(&format!("liveupdate=32M finish=1500 lu-key={}", sign::public(&sign::stranger())))
+            .modules([next_of(Damage::Stranger.file())])
+            .guests([updater().with("privileged").line("expect=-b"), Guest::new("pulse", "16M")])
+            .says(r"\(d1\) updater: runs under luxen .*-b after update 1")
+            .updates(1),
         Scenario::new("kexec-unprivileged", "to a domain without privilege kexec_op is refused, whatever it asks")
             .options("liveupdate=32M finish=300")
             .modules([next()])
             .guests([updater().line("updates=1"), Guest::new("pulse", "16M")])
             .says(r"\(d1\) updater: kexec_op is refused with -EPERM")
-            .never("lu: "),
+            .never("lu: (kexec_op|staged|refused|report)"),
         Scenario::new("kexec-nothing-to-do", "exec with nothing loaded and no image among the modules is refused")
             .options("liveupdate=32M finish=300")
             .modules([next()])
@@ -54,7 +66,22 @@ pub fn all() -> Vec<Scenario> {
 
 /// The next build as a ramdisk: nothing that the hypervisor would go to by itself.
 fn next() -> Module {
-    Module { file: paths::out("luxen-next"), string: "ramdisk name=next".to_owned() }
+    next_of(paths::out("luxen-next"))
+}
+
+fn next_of(file: PathBuf) -> Module {
+    Module { file, string: "ramdisk name=next".to_owned() }
+}
+
+/// A machine in which the updater may not load what it has.
+fn untrusted(name: &'static str, purpose: &'static str, damage: Damage) -> Scenario {
+    Scenario::new(name, purpose)
+        .options("liveupdate=32M finish=300")
+        .modules([next_of(damage.file())])
+        .guests([updater().with("privileged").line("untrusted updates=0"), Guest::new("pulse", "16M")])
+        .says(r"\(d1\) updater: load is refused with -EACCES")
+        .says(r"\(d1\) updater: ends under luxen .*-a$")
+        .never("took over")
 }
 
 /// The guest that does it, as domain 1.

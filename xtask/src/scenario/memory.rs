@@ -24,6 +24,24 @@ pub fn all() -> Vec<Scenario> {
             .options("lu-every=40")
             .guests([balloon("32M").line("keeps=64"), balloon("32M").named("balloon-b").line("keeps=64 rest-ms=3")])
             .says(r"\(d2\) balloon: checked 64 kept pages, 10 let go after an update"),
+        // Three take pages that the others, a domain that has ended, and the outgoing hypervisors with their streams have used.
+        updates("scrub-updates", "what a guest gets is zero, whoever had it before, after every update", 4)
+            .guests([
+                balloon("32M").line("looks=256"),
+                balloon("32M").named("balloon-b").line("looks=256 rest-ms=3"),
+                balloon("32M").named("balloon-c").line("looks=200 keeps=64 rest-ms=7"),
+                Guest::new("memory", "16M"),
+                Guest::new("pulse", "8M").line("run=20"),
+            ])
+            .says(r"\(d1\) balloon: looked at 1280 new pages, all of them zero")
+            .says(r"\(d2\) balloon: looked at 1280 new pages, all of them zero")
+            .says(r"\(d3\) balloon: looked at 1000 new pages, all of them zero"),
+        Scenario::new("scrub-soiled", "a guest that writes to a new page before it looks whether it is zero fails")
+            .options("liveupdate=32M finish=300")
+            .guests([balloon("32M").line("looks=16 soiled"), Guest::new("pulse", "8M")])
+            .loses(1)
+            .verdict(Verdict::Failure)
+            .says("balloon: verdict FAILURE: a new page, frame 0x[0-9a-f]+: word 511 is 0x5ec2e7ba11000000"),
         // The guest takes a page for gone that it still maps: its checks have to see that it is not.
         Scenario::new("balloon-miscounts", "a guest that expects a page to be gone while it maps it fails")
             .options("liveupdate=32M finish=300")

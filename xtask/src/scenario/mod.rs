@@ -4,12 +4,14 @@
 
 mod boot;
 mod console;
+mod failure;
 mod grants;
 mod guests;
 mod hostile;
 mod kexec;
 mod linux;
 mod memory;
+mod pause;
 mod refusal;
 mod region;
 pub mod runner;
@@ -49,13 +51,16 @@ pub struct Args {
     /// Boot what target/luxen/ has, without compiling
     #[arg(long)]
     no_build: bool,
+    /// Take the pauses that are found as the ones that tests/pause.json holds
+    #[arg(long)]
+    accept: bool,
 }
 
 /// `cargo xtask qemu-test`.
 pub fn verb(args: Args) -> Result<ExitCode> {
     let json = paths::from_caller(args.json)?;
     paths::enter_root()?;
-    let chosen = chosen(args.filter.as_deref(), args.all || args.list);
+    let mut chosen = chosen(args.filter.as_deref(), args.all || args.list);
     if args.list {
         for Scenario { name, purpose, is_extended, .. } in &chosen {
             println!("{name:<28} {purpose}{}", if *is_extended { " (--all)" } else { "" });
@@ -70,7 +75,15 @@ pub fn verb(args: Args) -> Result<ExitCode> {
     setup::ensure(setup::BOOT)?;
     build::all_unless(args.no_build)?;
     prepare(&chosen, args.no_build)?;
+    let held: Vec<&str> = chosen.iter().filter(|s| s.expect.pauses.is_some()).map(|s| s.name).collect();
+    if args.accept {
+        chosen.iter_mut().for_each(|scenario| scenario.expect.pauses = None);
+    }
     let results = runner::run_all(&chosen, args.jobs)?;
+    if args.accept {
+        let good = results.iter().filter(|r| r.verdict == Verdict::Success && held.contains(&r.name.as_str()));
+        pause::accept(good.map(|result| (result.name.clone(), result.pauses_ns.clone())).collect())?;
+    }
     if let Some(json) = json {
         paths::write_json(&json, &results)?;
     }
@@ -120,9 +133,11 @@ fn all() -> Vec<Scenario> {
         guests::all(),
         grants::all(),
         memory::all(),
+        pause::all(),
         smp::all(),
         console::all(),
         refusal::all(),
+        failure::all(),
         hostile::all(),
         kexec::all(),
         linux::all(),
@@ -156,6 +171,8 @@ pub struct Scenario {
     pub script: Vec<Act>,
     /// What has to come of it.
     pub expect: Expect,
+    /// The machine boots again after a reset; otherwise that ends it.
+    pub reboots: bool,
     /// Seconds of the host after which it is an ERROR.
     pub limit: Duration,
     /// Left out unless all are wanted, or this one.
@@ -175,10 +192,14 @@ pub struct Expect {
     pub says: Vec<Regex>,
     /// Patterns that no line may match.
     pub never: Vec<Regex>,
+    /// Patterns with a group: what it matches is the same in all lines that match, of which there are two or more.
+    pub same: Vec<Regex>,
     /// Every update finds as much memory claimed as the one before, and as much free as the last one of the same build.
     pub is_steady: bool,
     /// The last update takes as long as the second one did, and stops the guests as long.
     pub is_even: bool,
+    /// Nanoseconds of each update's pause, from which it may differ by a twentieth.
+    pub pauses: Option<Vec<u64>>,
     /// Domain numbers of guests that need not give a verdict of success: they are the ones that misbehave.
     pub lost: Vec<u32>,
 }
@@ -193,14 +214,17 @@ impl Scenario {
             way: Way::Qemu,
             boot: Boot::new("exit=qemu"),
             script: Vec::new(),
+            reboots: false,
             expect: Expect {
                 verdict: Verdict::Success,
                 updates: 0,
                 is_onward: false,
                 says: Vec::new(),
                 never: Vec::new(),
+                same: Vec::new(),
                 is_steady: false,
                 is_even: false,
+                pauses: None,
                 lost: Vec::new(),
             },
             limit: Duration::from_secs(180),
@@ -310,6 +334,18 @@ impl Scenario {
         self
     }
 
+    /// All lines that match say the same in the pattern's group, and there are two or more.
+    pub fn same(mut self, pattern: &str) -> Self {
+        self.expect.same.push(regex(pattern));
+        self
+    }
+
+    /// The machine boots again after a reset.
+    pub fn reboots(mut self) -> Self {
+        self.reboots = true;
+        self
+    }
+
     /// Nobody gains or loses memory from one update to the next.
     pub fn steady_memory(mut self) -> Self {
         self.expect.is_steady = true;
@@ -319,6 +355,12 @@ impl Scenario {
     /// The last of many updates takes no longer than the second, which goes the same way.
     pub fn even_pauses(mut self) -> Self {
         self.expect.is_even = true;
+        self
+    }
+
+    /// The pauses have to be what they were.
+    pub fn holds_pauses(mut self, figures_ns: Vec<u64>) -> Self {
+        self.expect.pauses = Some(figures_ns);
         self
     }
 

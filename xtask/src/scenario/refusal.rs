@@ -4,6 +4,7 @@ use super::Scenario;
 use crate::damage::Damage;
 use crate::image::Module;
 use crate::job::{self, Guest};
+use crate::{paths, sign};
 
 /// All of them.
 pub fn all() -> Vec<Scenario> {
@@ -25,6 +26,89 @@ pub fn all() -> Vec<Scenario> {
             "no note of owner luxen",
         ),
         damaged("refuse-garbage", "the next image is no ELF file", Damage::Garbage, "not an ELF file"),
+        damaged(
+            "refuse-unsigned",
+            "nobody has signed the next image",
+            Damage::Unsigned,
+            "not signed, and only what key ",
+        ),
+        damaged(
+            "refuse-stranger",
+            "the next image is signed by a key that is not trusted",
+            Damage::Stranger,
+            &format!("signed by key {}, and only what key ", sign::id(&sign::stranger())),
+        ),
+        damaged(
+            "refuse-signature",
+            "one bit of the signature is another",
+            Damage::Signature,
+            "signature is not one of key ",
+        ),
+        damaged(
+            "refuse-altered",
+            "the next image was altered, and its digest with it, after it was signed",
+            Damage::Altered,
+            "altered after it was signed",
+        ),
+        // The same files are taken where they are trusted: it is the policy that refuses them above.
+        Scenario::new(
+            "sign-travels",
+            "the key on the command line is trusted, and in the next build still that one and not the built-in one",
+        )
+        .options(&format!(
+            "liveupdate=32M lu-first=100 lu-updates=2 lu-every=100 expect=refuse finish=200 {}",
+            stranger_key()
+        ))
+        .modules([Module::image(Damage::Stranger.file(), "luxen-next"), Module::image(paths::out("luxen"), "luxen")])
+        .guests([Guest::new("pulse", "16M"), Guest::new("memory", "32M")])
+        .says(&format!("lu: next images have to be signed by key {}$", sign::id(&sign::stranger())))
+        .says(&format!("lu: staged .*-b from module luxen-next, signed by key {}: ", sign::id(&sign::stranger())))
+        .says("start: luxen .*-b took over from luxen .*-a, update 1")
+        .says(&format!(
+            "lu: refused: image luxen: the image is signed by key [0-9a-f]{{16}}, and only what key {} has",
+            sign::id(&sign::stranger())
+        ))
+        .updates(1),
+        trusting("sign-none", "unsigned images are taken if that was asked for", "lu-key=none")
+            .modules([
+                Module::image(Damage::Unsigned.file(), "luxen-next"),
+                Module::image(paths::out("luxen"), "luxen"),
+            ])
+            .says("lu: next images are taken unsigned: lu-key=none")
+            .says("lu: staged .*-b from module luxen-next, unsigned: "),
+        trusting(
+            "sign-built-in",
+            "beside another key on the command line the built-in one is trusted if it is named",
+            &format!("{},built-in", stranger_key()),
+        )
+        .modules(job::images())
+        .says("lu: next images have to be signed by key [0-9a-f]{16} or key [0-9a-f]{16}$"),
+        refused(
+            "refuse-replaced",
+            "a key on the command line takes the place of the built-in one",
+            "lu: refused: .*signed by key .*, and only what key ",
+        )
+        .options(&stranger_key())
+        .modules(job::images()),
+        refused(
+            "refuse-bad-key",
+            "with a key that cannot be read nothing is taken",
+            "lu: refused: .*and only what no key at all has signed",
+        )
+        .options("lu-key=0123")
+        .says("cmdline: lu-key=: the value `0123` is ignored; expected `none`, or 1 to 4 keys")
+        .says("lu: no next image is taken")
+        .modules(job::images()),
+        flipped("flip-file", "a bit of the image's file flips after it was staged", "the image is"),
+        flipped("flip-list", "a bit of the entry list flips", "the entry list"),
+        flipped("flip-tables", "a bit of the relocation tables flips", "the entry list, its pages or what obeys it is"),
+        flipped("flip-code", "a bit of the relocation code flips", "the entry list, its pages or what obeys it is"),
+        flipped("flip-late", "a bit of the entry list flips when the pause begins", "the entry list"),
+        Scenario::new("flip-nothing", "the same with no bit flipped is an update")
+            .options("liveupdate=32M lu-first=100 lu-updates=1 finish=200 test=flip-nothing")
+            .guests([Guest::new("pulse", "16M"), Guest::new("memory", "32M")])
+            .modules(job::images())
+            .updates(1),
         // A domain is taken apart step by step, and an update waits for that: the larger the domain, the longer.
         Scenario::new("kexec-relocation", "the relocation code obeys random lists as its simulator does")
             .options("liveupdate=32M test=reloc")
@@ -32,7 +116,7 @@ pub fn all() -> Vec<Scenario> {
         Scenario::new("refuse-deadline", "a domain that is being taken apart is not done by the deadline")
             .options("liveupdate=32M lu-first=300 lu-updates=1 lu-deadline=100 expect=refuse finish=200")
             .modules(job::images())
-            .guests([Guest::new("updater", "300M").named("large").line("run=240"), Guest::new("memory", "32M")])
+            .guests([Guest::new("updater", "300M").named("large").line("run=345"), Guest::new("memory", "32M")])
             .says("lu: (aborted|refused): .*still being taken apart")
             .never("took over"),
     ]
@@ -45,6 +129,26 @@ fn refused(name: &'static str, purpose: &'static str, reason: &str) -> Scenario 
         .guests([Guest::new("pulse", "16M"), Guest::new("memory", "32M")])
         .says(reason)
         .never("took over")
+}
+
+/// What makes a hypervisor trust the scenarios' own key alone.
+fn stranger_key() -> String {
+    format!("lu-key={}", sign::public(&sign::stranger()))
+}
+
+/// Two updates under a policy.
+fn trusting(name: &'static str, purpose: &'static str, policy: &str) -> Scenario {
+    Scenario::new(name, purpose)
+        .options(&format!("liveupdate=32M lu-first=100 lu-updates=2 lu-every=100 finish=200 {policy}"))
+        .guests([Guest::new("pulse", "16M"), Guest::new("memory", "32M")])
+        .updates(2)
+}
+
+/// One update that is refused, since a bit of what was staged is another before the jump.
+fn flipped(name: &'static str, purpose: &'static str, what: &str) -> Scenario {
+    refused(name, purpose, &format!("lu: refused: what was staged was altered in memory: the checksum of {what}"))
+        .options(&format!("test={name}"))
+        .modules(job::images())
 }
 
 /// One update into a damaged image.

@@ -1,6 +1,6 @@
 //! Makes a machine of each scenario, a few at a time, and judges what came of it.
 
-use super::{Expect, Scenario, Way};
+use super::{Expect, Scenario, Way, pause};
 use crate::console::{self, Act, Outcome};
 use crate::qemu::{self, Accel, Clock, Loader, Machine, Serial};
 use crate::report::{self, Update, Verdict};
@@ -32,6 +32,9 @@ pub struct ScenarioResult {
     /// When a Linux guest's shell was there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shell: Option<console::Shell>,
+    /// How long the guests stood still in each update.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pauses_ns: Vec<u64>,
     /// Where the console is kept.
     pub log: String,
     /// What is wrong, and the last lines of the console.
@@ -133,9 +136,11 @@ fn run_one(scenario: &Scenario) -> ScenarioResult {
     let started = Instant::now();
     let mut call = String::new();
     let mut shell = None;
+    let mut pauses_ns = Vec::new();
     let (verdict, reasons) = match play(scenario, &log, &mut call) {
         Ok(outcome) => {
             shell = outcome.shell;
+            pauses_ns.extend(outcome.transcript.updates.iter().map(|update| update.pause_ns));
             let (verdict, mut reasons) =
                 judge(&scenario.expect, scenario.boot.guest_strings().count() as u32, &outcome);
             if verdict > Verdict::Skip {
@@ -150,7 +155,7 @@ fn run_one(scenario: &Scenario) -> ScenarioResult {
     };
     let seconds = (started.elapsed().as_secs_f64() * 10.0).round() / 10.0;
     let log = log.to_string_lossy().into_owned();
-    ScenarioResult { name: scenario.name.to_owned(), verdict, seconds, shell, log, reasons, call }
+    ScenarioResult { name: scenario.name.to_owned(), verdict, seconds, shell, pauses_ns, log, reasons, call }
 }
 
 fn play(scenario: &Scenario, log: &std::path::Path, call: &mut String) -> Result<Outcome> {
@@ -168,6 +173,7 @@ fn play(scenario: &Scenario, log: &std::path::Path, call: &mut String) -> Result
         accel: Accel::Tcg,
         clock: Clock::Instructions,
         serial: Serial::Pipes,
+        reboots: scenario.reboots,
     };
     *call = machine.pasteable();
     console::attend(&machine, &scenario.script, scenario.limit, log, |_| {})
@@ -208,6 +214,19 @@ fn judge(expect: &Expect, guests: u32, outcome: &Outcome) -> (Verdict, Vec<Strin
             .iter()
             .filter(|line| pattern.is_match(line))
             .for_each(|line| blame(Verdict::Failure, format!("a line that must not be: {line}")));
+    }
+    for pattern in &expect.same {
+        let found: Vec<&str> = transcript
+            .lines
+            .iter()
+            .filter_map(|line| pattern.captures(line)?.get(1).map(|group| group.as_str()))
+            .collect();
+        if found.len() < 2 || found.iter().any(|&group| group != found[0]) {
+            blame(Verdict::Failure, format!("not the same, or not there twice: {pattern}: {found:?}"));
+        }
+    }
+    if let Some(figures) = &expect.pauses {
+        pause::faults(figures, &transcript.updates).into_iter().for_each(|f| blame(Verdict::Failure, f));
     }
     if expect.is_steady {
         unsteady_memory(&transcript.ledgers, expect.updates).into_iter().for_each(|f| blame(Verdict::Failure, f));
@@ -296,6 +315,10 @@ mod tests {
         assert_eq!(verdict(scenario().says("region: chosen"), 0, &lines, 33), Verdict::Success);
         assert_eq!(verdict(scenario().says("region: fixed"), 0, &lines, 33), Verdict::Failure);
         assert_eq!(verdict(scenario().never("region: chosen"), 0, &lines, 33), Verdict::Failure);
+        let sums = ["sum 1", "sum 2", "sum 1", "verdict: SUCCESS"];
+        assert_eq!(verdict(scenario().same("sum (.)"), 0, &[sums[0], sums[2], sums[3]], 33), Verdict::Success);
+        assert_eq!(verdict(scenario().same("sum (.)"), 0, &sums, 33), Verdict::Failure);
+        assert_eq!(verdict(scenario().same("sum (.)"), 0, &[sums[0], sums[3]], 33), Verdict::Failure);
         assert_eq!(verdict(scenario().updates(1), 0, &lines, 33), Verdict::Failure);
         assert_eq!(verdict(scenario().verdict(Verdict::Failure), 0, &lines, 33), Verdict::Failure);
     }

@@ -446,3 +446,65 @@ proptest! {
         let _ = check(&records);
     }
 }
+
+/// The faults that a check finds which goes on behind them, by domain, and what it says in the end.
+fn faults(records: &[Saved]) -> (Vec<(u16, OrderRule)>, Result<Summary, StreamError>) {
+    let mut found = Vec::new();
+    let bytes = bytes_of(records);
+    let result = validate_with(reader(&bytes), &mut |fault| {
+        assert!(fault.rule.concerns_one_domain());
+        found.push((fault.domid.get(), fault.rule));
+        Ok(())
+    });
+    (found, result)
+}
+
+#[test]
+fn what_concerns_one_domain_does_not_end_the_check() {
+    let at = |kind: u32| good().iter().position(|(k, _)| *k == kind).unwrap();
+    let (vcpu_at, basic, end) = (at(LU_VCPU), at(X86_PV_VCPU_BASIC), at(DOMAIN_END));
+    let missing = OrderRule::Missing { kind: X86_PV_VCPU_BASIC };
+    let cases = [
+        (with(vcpu_at..end, &[]), vec![OrderRule::VcpusMissing { due: 2, found: 0 }]),
+        (with(end - 1..end, &[]), vec![OrderRule::VcpusMissing { due: 2, found: 1 }]),
+        // The first is gone, the second is there: it is numbered 1 where 0 is due.
+        (with(vcpu_at..end - 1, &[]), vec![OrderRule::VcpuNumber { due: 0, found: 1 }]),
+        (
+            with(end - 1..end, &[vcpu(7, VcpuFlags::empty())]),
+            vec![OrderRule::VcpuNumber { due: 1, found: 7 }, OrderRule::VcpusMissing { due: 2, found: 8 }],
+        ),
+        (with(basic..basic + 2, &[]), vec![missing]),
+        (with(basic..end, &[]), vec![missing, OrderRule::VcpusMissing { due: 2, found: 1 }]),
+        (
+            with(at(LU_EVTCHN)..at(LU_EVTCHN) + 1, &[words(LU_EVTCHN, &[ipi(4), ipi(4)].concat())]),
+            vec![OrderRule::PortOrder { last: 4, found: 4 }],
+        ),
+        (
+            with(
+                at(LU_GRANT_MAPS)..at(LU_GRANT_MAPS) + 1,
+                &[words(LU_GRANT_MAPS, &[3, 0x7fef | 2 << 32, 3, 0x7fef | 6 << 32])],
+            ),
+            vec![OrderRule::GrantOrder { kind: LU_GRANT_MAPS, found: 3 }],
+        ),
+    ];
+    for (records, expected) in cases {
+        let (found, result) = faults(&records);
+        assert_eq!(found, expected.iter().map(|&rule| (1, rule)).collect::<Vec<_>>());
+        assert_eq!(result.unwrap().nr_domains, 2, "{expected:?}");
+        assert_eq!(rule(&records), expected[0], "and without a place for them the first ends it");
+    }
+    assert_eq!(faults(&good()).0, []);
+}
+
+#[test]
+fn what_concerns_the_stream_ends_the_check() {
+    for records in [
+        with(9..10, &[]),
+        with(28..29, &[blob(X86_PV_VCPU_BASIC, 0, 5176)]),
+        with(30..31, &[domain(1, 0, DomainFlags::empty())]),
+        with(29..30, &[]),
+    ] {
+        let (found, result) = faults(&records);
+        assert!(matches!(result, Err(StreamError::Order { .. })), "{found:?} {result:?}");
+    }
+}

@@ -2,7 +2,7 @@
 
 use crate::check_message;
 use luxen::frame::{Maddr, Mfn, MfnRange, PAGE_SIZE};
-use luxen::kexec::image::{ImageError, NextImage, PlacedImage};
+use luxen::kexec::image::{DIGEST_LEN, ImageError, NextImage, PlacedImage};
 use luxen::kexec::{kimage, simulate};
 use luxen::mm::physmem::PhysMem;
 use luxen::mm::physmem::sparse::SparseMem;
@@ -51,7 +51,7 @@ fn check_shape(image: &NextImage<'_>, file: &[u8]) {
         end = segment.slot_offset.checked_add(segment.memory_len).expect("inside the slot");
         assert!(end <= image.extent_bytes());
     }
-    assert!(image.digest_range().end <= file.len());
+    assert!(image.holes().iter().all(|hole| hole.start <= hole.end && hole.end <= file.len()));
     assert!(image.version().bytes().all(|byte| (0x20..0x7f).contains(&byte)), "it goes to the console");
 }
 
@@ -61,7 +61,9 @@ fn sealed(image: &NextImage<'_>, file: &[u8]) -> Option<Vec<u8>> {
     if let Err(error) = image.verify_digest() {
         check_message(&error);
         let ImageError::DigestMismatch { found, .. } = error else { panic!("{error}") };
-        file[image.digest_range()].copy_from_slice(&found.0);
+        // The other one is the signature's.
+        let hole = image.holes().into_iter().find(|hole| hole.len() == DIGEST_LEN).expect("a digest has its place");
+        file[hole].copy_from_slice(&found.0);
     }
     Some(file)
 }

@@ -11,7 +11,7 @@
 //!
 //! Options: `updates=<n>` (1), `first-ms=<n>` (100: when the first one is asked for), `every-ms=<n>` (100: from one to the
 //! next), `wait-ms=<n>` (5000: how long one may take), `alternate`, `expect=<text>` (end of the version that the first
-//! update leads to, `-b`), `exec-nothing` (exec with nothing loaded must be refused: no module is a next build either).
+//! update leads to, `-b`), `untrusted` (the image must be refused with -EACCES, and nothing else is done with it), `exec-nothing` (exec with nothing loaded must be refused: no module is a next build either).
 
 #![expect(unsafe_code, reason = "the ramdisk is reached by its address")]
 
@@ -61,7 +61,17 @@ fn update_all(guest: &mut Guest) {
     let image = ramdisk();
     check_ranges();
     check_refusals(image);
-    check_loading(image);
+    if guest.options().has("untrusted") {
+        refused(
+            load(op::KEXEC_TYPE_LIVE_UPDATE, image),
+            Errno::EACCES,
+            "load of an image that nobody trusted has signed",
+        );
+        granted(status(), 0, "status after an image that is not trusted");
+        say!("load is refused with {}", Errno::EACCES);
+    } else {
+        check_loading(image);
+    }
     if guest.options().has("exec-nothing") {
         refused(exec(op::KEXEC_TYPE_LIVE_UPDATE), Errno::ENOENT, "exec of nothing");
         say!("exec of nothing is refused with {}", Errno::ENOENT);

@@ -4,11 +4,13 @@
 //!
 //! Options: `holes=<n>` (0; otherwise every n-th free page is given back at the start, so that memory is in many pieces), `keeps=<n>` (16: pages
 //! that are given up and kept, at most 64), `rest-ms=<n>` (10), `miscount` (expects a page to be gone while it is still mapped, which
-//! is wrong: the guest has to fail).
+//! is wrong: the guest has to fail), `looks=<n>` (0; otherwise it leaves n pages out when it grows, at most 256, and takes them at the start and
+//! after each update, see `clean`), `soiled` (it writes to them before it looks whether they are zero, which is wrong, too).
 
 #![expect(unsafe_code, reason = "kept pages are reached by raw addresses")]
 
 mod answers;
+mod clean;
 
 use core::ops::Range;
 use core::sync::atomic::Ordering;
@@ -21,6 +23,8 @@ use luxen_guests::machine::memory::{self, fill, m2p, mfn, p2m};
 use luxen_guests::machine::traps::{CallbackInterface, not_mine};
 use luxen_guests::machine::{events, time};
 use luxen_guests::{kernel, pte, say};
+
+use clean::Look;
 
 kernel!(
     name: "balloon",
@@ -88,9 +92,13 @@ impl Area {
 
     fn write(place: usize, value: u64) {
         for index in WORDS {
-            // SAFETY: only called for places that are mapped to be written; no Rust object is there.
-            unsafe { Self::word(place, index).write_volatile(value ^ index as u64) }
+            Self::put(place, index, value ^ index as u64);
         }
+    }
+
+    fn put(place: usize, index: usize, value: u64) {
+        // SAFETY: only called for places that are mapped to be written; no Rust object is there.
+        unsafe { Self::word(place, index).write_volatile(value) }
     }
 }
 
@@ -121,7 +129,13 @@ fn run(guest: &mut Guest) {
     let mut pfns = memory::free_pfns();
     let area = Area::build(&mut pfns);
     let mut balloon = Balloon { area, kept: [None; MAX_KEPT], owned: given, generation: 0 };
-    let grown = balloon.grow(given, most);
+    let looks = guest.number("looks", 0).min(clean::MAX_LOOKED_AT as u64);
+    let look = if guest.options().has("soiled") { Look::Soiled } else { Look::Fresh };
+    let grown = balloon.grow(given, most - looks);
+    if looks == 0 {
+        check_limit(most);
+    }
+    clean::look(&balloon.area, most - looks, looks as usize, look);
     for index in 0..keeps {
         let pfn = pfns.next().unwrap_or_else(|| panic!("the domain is too small"));
         balloon.give_up(index, pfn);
@@ -144,6 +158,7 @@ fn run(guest: &mut Guest) {
         let now_build = build();
         if now_build != seen_build {
             seen_build = now_build;
+            clean::look(&balloon.area, most - looks, looks as usize, look);
             balloon.let_go_and_take_back(updates % keeps);
             updates += 1;
         }
@@ -155,6 +170,9 @@ fn run(guest: &mut Guest) {
     balloon.check(&grown, given);
     balloon.let_all_go();
     say!("checked {keeps} kept pages, {updates} let go after an update, {holes} holes");
+    if looks != 0 {
+        say!("looked at {} new pages, all of them zero", looks * (updates as u64 + 1));
+    }
 }
 
 fn build() -> [u8; 64] {
@@ -164,6 +182,15 @@ fn build() -> [u8; 64] {
 fn check_reservation(expected: u64) {
     let reservation = memory::current_reservation();
     assert!(reservation == expected, "the domain has {reservation} pages, not {expected}");
+}
+
+/// The domain has what it may have, and gets no more.
+fn check_limit(most: u64) {
+    let done = reserve(op::XENMEM_POPULATE_PHYSMAP, &mut [most], 0);
+    assert!(done == 0, "there is a page more than the domain may have");
+    let done = reserve(op::XENMEM_INCREASE_RESERVATION, &mut [0], 0);
+    assert!(done == 0, "there is a page more than the domain may have, without a pfn");
+    check_reservation(most);
 }
 
 /// Extents that an operation did of some frames of one page each.
@@ -210,10 +237,6 @@ impl Balloon {
             }
             self.owned += n as u64;
         }
-        let done = reserve(op::XENMEM_POPULATE_PHYSMAP, &mut [most], 0);
-        assert!(done == 0, "there is a page more than the domain may have");
-        let done = reserve(op::XENMEM_INCREASE_RESERVATION, &mut [0], 0);
-        assert!(done == 0, "there is a page more than the domain may have, without a pfn");
         check_reservation(most);
         first
     }

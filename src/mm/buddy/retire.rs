@@ -1,0 +1,219 @@
+//! Frames found to be faulty while the machine runs (XEN.md §1.10): what is free leaves the heap for good, what somebody has leaves it when it is given back.
+//!
+//! A frame that a domain has stays the domain's: a hypervisor cannot take a page away that a guest's tables name, nor put another in its place without the guest's
+//! knowing. It is marked ([`CountFlags::BROKEN`]), and every way back into the heap asks for the mark, so that it is never given to anybody again. As long as
+//! no frame is marked, that costs a comparison.
+
+use super::Heap;
+use crate::frame::{DomId, Mfn, MfnRange, Order};
+use crate::mm::frametable::{Class, Fill, FrameState, FrameTable, Part};
+use crate::mm::page_info::{CountFlags, PageInfo};
+use core::sync::atomic::Ordering;
+
+/// What became of a frame that is faulty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retired {
+    /// Nobody has it, and nobody will.
+    Gone,
+    /// A domain has it and goes on with it; when it gives the frame up, it is gone.
+    WhenFreed {
+        /// Who.
+        owner: DomId,
+    },
+    /// The hypervisor has it in use, or it is not RAM; it stays what it is.
+    Stays {
+        /// What it is.
+        found: FrameState,
+    },
+    /// There was no memory for a record of the frame's own.
+    NoMemory,
+}
+
+impl Heap {
+    /// Sees to it that a frame is never given to anybody again.
+    pub fn retire(&mut self, table: &FrameTable, mfn: Mfn) -> Retired {
+        // A chunk of which one page goes its own way needs records. They are memory too, perhaps this very frame.
+        if table.record(mfn).is_none() && !self.reserve_splits(table, 1) {
+            return Retired::NoMemory;
+        }
+        match table.state_of(mfn) {
+            FrameState::Unclaimed => match table.withhold(&mut self.pool, MfnRange::new(mfn, 1), None) {
+                Ok(()) => Retired::Gone,
+                Err(_) => Retired::NoMemory,
+            },
+            FrameState::Free => {
+                self.drain(table);
+                let limit = mfn.get() + 1;
+                match self.find_below(table, Order::PAGE, limit) {
+                    Some((first, order, target)) if target == mfn => {
+                        self.carve(table, first, order, target, Order::PAGE);
+                        let (mfn, _) = self.hand_out(table, target, Order::PAGE).into_parts();
+                        self.make_hole(table, mfn, Class::Private);
+                        Retired::Gone
+                    }
+                    _ => Retired::NoMemory,
+                }
+            }
+            FrameState::Owned { owner: DomId::IO } => Retired::Gone,
+            FrameState::Owned { owner } => {
+                let chunk = mfn.chunk() as usize;
+                if table.record(mfn).is_none() && table.split(&mut self.pool, chunk, Fill::Owned(owner)).is_none() {
+                    return Retired::NoMemory;
+                }
+                let bit = CountFlags::BROKEN.bits();
+                let before = table.record(mfn).map_or(bit, |page| page.count_info.fetch_or(bit, Ordering::AcqRel));
+                self.nr_broken += u64::from(before & bit == 0);
+                Retired::WhenFreed { owner }
+            }
+            found => Retired::Stays { found },
+        }
+    }
+
+    /// Frames that are marked and still in use.
+    pub fn nr_broken(&self) -> u64 {
+        self.nr_broken
+    }
+
+    /// True if a page must not become free.
+    pub(super) fn is_broken(&self, page: &PageInfo) -> bool {
+        self.nr_broken != 0 && page.count_info.load(Ordering::Relaxed) & CountFlags::BROKEN.bits() != 0
+    }
+
+    /// Takes a marked page, which nobody refers to any more, out of use.
+    pub(super) fn retire_freed(&mut self, table: &FrameTable, mfn: Mfn, class: Class) {
+        self.nr_broken -= 1;
+        self.make_hole(table, mfn, class);
+    }
+
+    /// Frees the pages of a part of which some are marked.
+    pub(super) fn free_pages_but_broken(&mut self, table: &FrameTable, part: Part, class: Class) {
+        for mfn in part.frames() {
+            // Looked up for each page: with the last one the chunk may be whole, and its records somebody else's.
+            let Some(page) = table.record(mfn) else { continue };
+            if self.is_broken(page) {
+                self.retire_freed(table, mfn, class);
+            } else {
+                self.free_page(table, mfn, &table.entries()[part.chunk], page, class);
+            }
+        }
+    }
+
+    fn make_hole(&mut self, table: &FrameTable, mfn: Mfn, class: Class) {
+        let (entry, pages) = self.split_of(table, mfn);
+        let page = &pages[mfn.index_in_chunk()];
+        page.reset(0, None, 0);
+        page.assign(DomId::IO, CountFlags::empty());
+        entry.set_counts(entry.counts().moved(1, class, Class::Hole));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::CHUNK_FRAMES;
+    use crate::mm::frametable::tests::{d, machine, map, range};
+    use crate::mm::frametable::{Frames, GetPageError};
+    use crate::mm::page_info::PageLookup;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+    use std::vec::Vec;
+
+    fn plugged(nr_chunks: usize) -> Frames {
+        let frames = machine(nr_chunks, 1);
+        frames.lock().init_ram(range(0, nr_chunks as u64 * CHUNK_FRAMES)).unwrap();
+        frames
+    }
+
+    #[test]
+    fn a_free_frame_leaves_the_heap() {
+        let frames = plugged(4);
+        frames.plug_in(map);
+        let before = frames.ledger();
+        for mfn in [1, 0x300, 0x301, 0x7ff] {
+            assert_eq!(frames.retire(Mfn::new(mfn)), Retired::Gone);
+            assert_eq!(frames.owner_of(Mfn::new(mfn)), Some(DomId::IO));
+            assert_eq!(frames.retire(Mfn::new(mfn)), Retired::Gone, "again");
+            assert!(frames.get_page(Mfn::new(mfn), DomId::IO).is_err());
+        }
+        let after = frames.ledger();
+        assert_eq!((before.free - after.free, after.holes - before.holes), (4 + (after.heap - before.heap), 4));
+        frames.validate().unwrap();
+        let mut given = BTreeSet::new();
+        while let Some(block) = frames.alloc(Order::PAGE) {
+            given.insert(block.mfn().get());
+        }
+        assert!([1, 0x300, 0x301, 0x7ff].iter().all(|mfn| !given.contains(mfn)));
+    }
+
+    #[test]
+    fn a_domains_frame_stays_its_own_until_it_is_given_up() {
+        let frames = plugged(4);
+        frames.claim(range(512, 1024), d(1)).unwrap();
+        frames.claim(range(1100, 1110), d(1)).unwrap();
+        frames.plug_in(map);
+        for mfn in [600, 1105] {
+            assert_eq!(frames.retire(Mfn::new(mfn)), Retired::WhenFreed { owner: d(1) });
+            assert_eq!(frames.owner_of(Mfn::new(mfn)), Some(d(1)));
+            assert_eq!(frames.retire(Mfn::new(mfn)), Retired::WhenFreed { owner: d(1) }, "again");
+        }
+        // One by its last reference, one by a release.
+        let page = frames.page(Mfn::new(600)).unwrap();
+        page.get_page(d(1)).unwrap();
+        assert!(page.clear_allocated() && !page.put_page() && page.put_page());
+        frames.free_page(Mfn::new(600));
+        assert_eq!(frames.owner_of(Mfn::new(600)), Some(DomId::IO));
+        frames.release(range(1100, 1110), d(1)).unwrap();
+        assert_eq!(frames.owner_of(Mfn::new(1105)), Some(DomId::IO));
+        assert_eq!(frames.state_of(Mfn::new(1104)), FrameState::Free);
+        assert_eq!(frames.relinquish(range(512, 1024), d(1)).unwrap(), 511);
+        frames.validate().unwrap();
+        assert!(matches!(frames.get_page(Mfn::new(600), d(1)), Err(GetPageError::NoPage(_))));
+    }
+
+    #[test]
+    fn what_the_hypervisor_has_stays() {
+        let frames = plugged(8);
+        frames.lock().init_region(range(512, 1536)).unwrap();
+        frames.lock().init_image(range(1536, 2048)).unwrap();
+        frames.plug_in(map);
+        let block = frames.alloc(Order::new(2)).unwrap();
+        for (mfn, found) in [
+            (Mfn::new(600), FrameState::Region),
+            (Mfn::new(1600), FrameState::Image),
+            (Mfn::new(8 * 512), FrameState::NotRam),
+            (block.mfn(), FrameState::Private),
+        ] {
+            assert_eq!(frames.retire(mfn), Retired::Stays { found });
+        }
+        frames.free(block);
+        frames.validate().unwrap();
+    }
+
+    proptest! {
+        #[test]
+        fn nobody_is_ever_given_a_retired_frame(bad in proptest::collection::btree_set(1u64..2048, 1..12), keep in 0usize..40) {
+            let frames = plugged(4);
+            frames.claim(range(700, 1700), d(1)).unwrap();
+            frames.plug_in(map);
+            let mut held: Vec<_> = (0..keep).filter_map(|_| frames.alloc(Order::PAGE)).collect();
+            let mut gone = BTreeSet::new();
+            for &mfn in &bad {
+                match frames.retire(Mfn::new(mfn)) {
+                    Retired::Gone | Retired::WhenFreed { .. } => {
+                        gone.insert(mfn);
+                    }
+                    Retired::Stays { found } => prop_assert_eq!(found, FrameState::Private),
+                    Retired::NoMemory => prop_assert!(false, "no memory"),
+                }
+            }
+            held.drain(..).for_each(|block| frames.free(block));
+            frames.relinquish(range(700, 1700), d(1)).unwrap();
+            frames.validate().unwrap();
+            prop_assert_eq!(frames.lock().nr_broken(), 0);
+            prop_assert!(gone.iter().all(|&mfn| frames.owner_of(Mfn::new(mfn)) == Some(DomId::IO)));
+            while let Some(block) = frames.alloc(Order::PAGE) {
+                prop_assert!(!gone.contains(&block.mfn().get()));
+            }
+        }
+    }
+}

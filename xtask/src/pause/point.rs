@@ -1,0 +1,169 @@
+//! A point of a curve: a machine, and the pauses of its updates.
+
+use crate::console;
+use crate::image::{Boot, Module};
+use crate::job::{self, Guest};
+use crate::qemu::{Accel, Clock, Loader, Machine, Serial};
+use crate::report::{Update, Verdict, faults_in_chain};
+use crate::{paths, transcript};
+use anyhow::{Result, bail, ensure};
+use std::time::Duration;
+
+/// Updates of each machine: there and back.
+const UPDATES: u32 = 2;
+/// Seconds of the host after which a machine is given up.
+const LIMIT: Duration = Duration::from_secs(300);
+/// A machine with more memory than this has the host to itself.
+const LARGE_MIB: u64 = 6 << 10;
+
+/// What a point's number counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Series {
+    /// MiB of one guest whose memory is mostly not mapped by any page table.
+    Untyped,
+    /// MiB of one guest that maps all of its memory, page by page.
+    Typed,
+    /// MiB of one Linux guest.
+    Linux,
+    /// Guests of 1 MiB.
+    Domains,
+    /// Extents of one guest of 256 MiB.
+    Extents,
+    /// MiB of RAM beside one guest of 16 MiB.
+    Unowned,
+}
+
+impl Series {
+    /// All of them.
+    pub const ALL: [Self; 6] = [Self::Untyped, Self::Typed, Self::Linux, Self::Domains, Self::Extents, Self::Unowned];
+
+    /// What it is called.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Untyped => "untyped",
+            Self::Typed => "typed",
+            Self::Linux => "linux",
+            Self::Domains => "domains",
+            Self::Extents => "extents",
+            Self::Unowned => "unowned",
+        }
+    }
+
+    /// What its numbers count.
+    pub const fn counts(self) -> &'static str {
+        match self {
+            Self::Untyped => "MiB of one guest, not typed page by page",
+            Self::Typed => "MiB of one guest that maps all of it",
+            Self::Linux => "MiB of one Linux guest",
+            Self::Domains => "domains of 1 MiB",
+            Self::Extents => "extents of one guest of 256 MiB",
+            Self::Unowned => "MiB of RAM beside one guest of 16 MiB",
+        }
+    }
+}
+
+/// A machine to measure.
+#[derive(Clone, Debug)]
+pub struct Point {
+    /// The curve that it belongs to.
+    pub series: Series,
+    /// Its place on the curve.
+    pub x: u64,
+    memory_mib: u64,
+    modules: Vec<Module>,
+    options: String,
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    /// The curve.
+    pub series: Series,
+    /// The place on it.
+    pub x: u64,
+    /// The longer of the two updates.
+    pub update: Update,
+}
+
+/// All points.
+pub fn all() -> Vec<Point> {
+    let mut points = Vec::new();
+    for mib in [64, 256, 1 << 10, 4 << 10, 12 << 10] {
+        points.push(Point::new(Series::Untyped, mib, mib + 1024, [Guest::new("pulse", &format!("{mib}M"))]));
+    }
+    for mib in [64, 256, 1 << 10] {
+        points.push(Point::new(Series::Typed, mib, mib + 1024, [Guest::new("memory", &format!("{mib}M"))]));
+    }
+    for mib in [256, 1 << 10] {
+        let mut point = Point::new(Series::Linux, mib, mib + 1024, [Guest::linux(&format!("{mib}M"), "shell")]);
+        point.modules.insert(0, job::linux_ramdisk());
+        // It has a shell after 3.5 s; nothing is typed to it but `finish`.
+        point.options.push_str(" lu-first=6000");
+        points.push(point);
+    }
+    for count in [1, 4, 16, 64] {
+        let guest = Guest::new("pulse", "1M").with(&format!("count={count}")).line("quiet");
+        points.push(Point::new(Series::Domains, count, 1024, [guest]));
+    }
+    for extents in [1, 1000, 16_000] {
+        let guest = Guest::new("pulse", "256M").with(&format!("extents={extents}"));
+        points.push(Point::new(Series::Extents, extents, 1024, [guest]));
+    }
+    for mib in [512, 2 << 10, 8 << 10, 14 << 10] {
+        points.push(Point::new(Series::Unowned, mib, mib, [Guest::new("pulse", "16M")]));
+    }
+    points
+}
+
+impl Point {
+    fn new(series: Series, x: u64, memory_mib: u64, guests: impl IntoIterator<Item = Guest>) -> Self {
+        let modules = job::images().into_iter().chain(guests.into_iter().map(|guest| guest.module())).collect();
+        let options = format!("{} exit=qemu {} lu-updates={UPDATES}", job::REGION, job::TIMING);
+        Self { series, x, memory_mib, modules, options }
+    }
+
+    /// `series/x`.
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.series.name(), self.x)
+    }
+
+    /// True if the host's memory is for this one alone.
+    pub const fn is_large(&self) -> bool {
+        self.memory_mib > LARGE_MIB
+    }
+
+    /// Runs it twice.
+    pub fn measure(&self) -> Result<Measured> {
+        let (first, second) = (self.run(1)?, self.run(2)?);
+        ensure!(
+            first == second,
+            "two runs differ: pauses of {:?} and {:?} ns",
+            first.iter().map(|u| u.pause_ns).collect::<Vec<_>>(),
+            second.iter().map(|u| u.pause_ns).collect::<Vec<_>>()
+        );
+        let Some(update) = first.into_iter().max_by_key(|update| update.pause_ns) else { bail!("no update") };
+        Ok(Measured { series: self.series, x: self.x, update })
+    }
+
+    fn run(&self, number: u32) -> Result<Vec<Update>> {
+        let mut boot = Boot::new(&self.options);
+        boot.modules.clone_from(&self.modules);
+        let machine = Machine {
+            memory: format!("{}M", self.memory_mib),
+            loader: Loader::Qemu(boot),
+            accel: Accel::Tcg,
+            clock: Clock::Instructions,
+            serial: Serial::Pipes,
+            reboots: false,
+        };
+        let log = paths::log(&format!("pause-{}-{}-{number}", self.series.name(), self.x));
+        let outcome = console::attend(&machine, &[], LIMIT, &log, |_| {})?;
+        let said = outcome.machine_verdict().map_err(anyhow::Error::msg)?;
+        ensure!(said == Verdict::Success, "the machine's verdict is {said}, see {}", log.display());
+        let transcript::Transcript { updates, alarms, .. } = outcome.transcript;
+        ensure!(alarms.is_empty(), "{}, see {}", alarms.join("; "), log.display());
+        let faults = faults_in_chain(&updates, UPDATES);
+        ensure!(faults.is_empty(), "{}, see {}", faults.join("; "), log.display());
+        Ok(updates)
+    }
+}
