@@ -5,6 +5,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod bootinfo;
 pub mod build;
 pub mod cmdline;
 pub mod domain;

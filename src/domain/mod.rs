@@ -7,6 +7,7 @@ pub mod exchange;
 pub mod grant;
 pub mod kernel;
 pub mod memflags;
+pub mod reservation;
 pub mod sched;
 pub mod spec;
 pub mod store;

@@ -19,4 +19,6 @@ pub mod save;
 pub mod update;
 
 #[cfg(test)]
+mod exhaustive;
+#[cfg(test)]
 mod golden;

@@ -4,6 +4,7 @@ pub mod bootmem;
 pub mod buddy;
 pub mod extents;
 pub mod frametable;
+pub mod guest_mem;
 pub mod ledger;
 pub mod lingering;
 pub mod m2p;

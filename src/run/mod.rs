@@ -21,7 +21,6 @@ pub mod domain;
 pub mod emulate;
 pub mod entry;
 pub mod grants;
-pub mod guest_mem;
 pub mod host;
 pub mod keys;
 pub mod msr;
@@ -29,3 +28,5 @@ pub mod store;
 pub mod teardown;
 pub mod vcpu;
 pub mod work;
+
+pub use crate::mm::guest_mem;

@@ -8,11 +8,13 @@
 //!   M2P, log, Host ─ domains restored (or built) ─ stream freed ─ guests run
 //! ```
 
-pub mod bootinfo;
 pub mod failure;
+mod loader;
 pub mod memory;
 pub mod selftest;
 
+pub use crate::bootinfo;
+use crate::bootinfo::{BootInfo, BootInfoError};
 use crate::cmdline::{self, BadRegionSpec};
 use crate::domain::sched::Scheduler;
 use crate::frame::{DomId, Maddr, Mfn, MfnRange, Order};
@@ -35,7 +37,6 @@ use crate::x86::{apic, cmos, cpu, desc, directmap, paging, percpu, pit, serial, 
 use alloc::borrow::ToOwned;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
-use bootinfo::{BootInfo, BootInfoError};
 use core::cell::UnsafeCell;
 use core::fmt;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -164,7 +165,7 @@ fn stop(fatal: &Fatal) -> ! {
 
 fn boot(magic: u32, mbi: u32, image: Maddr, entry_tsc: u64) -> Result<(), Fatal> {
     let mut info = BOOT_INFO.lock();
-    info.read(magic, mbi).map_err(Fatal::BootInfo)?;
+    loader::read(&mut info, magic, mbi).map_err(Fatal::BootInfo)?;
     let command_line = info.command_line;
     let (options, complaints) = cmdline::parse(command_line.as_str());
     for complaint in complaints.iter() {

@@ -9,6 +9,7 @@ mod check;
 mod console;
 mod damage;
 mod digest;
+mod fuzz;
 mod grub_pv;
 mod image;
 mod job;
@@ -74,6 +75,10 @@ enum Verb {
     ///
     /// By a decoder that is written from docs/handover.md alone. `run --save-stream` captures.
     Lu(lu::Args),
+    /// Fuzz what reads bytes that luxen has not made: streams, images, kernels, command lines, page tables...
+    ///
+    /// Each target of tests/fuzz runs under libFuzzer for a while. The exit code is 0 only if none found anything.
+    Fuzz(fuzz::Args),
     /// Measure, and put the figures beside what they have to reach.
     ///
     /// By itself: the pure code on this machine, beside baselines (claims, free memory, stream, pages, page types, metadata). Native, release, on one
@@ -129,6 +134,7 @@ impl Verb {
             Verb::Test(args) => check::verb(args),
             Verb::QemuTest(args) => scenario::verb(args),
             Verb::Lu(args) => lu::verb(args),
+            Verb::Fuzz(args) => fuzz::verb(args),
             Verb::Bench(Bench { kind: Some(BenchKind::Pause(args)), .. }) => pause::verb(&args),
             Verb::Bench(Bench { kind: None, host }) => bench::verb(host),
         }

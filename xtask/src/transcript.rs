@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 static HYPERVISOR: LazyLock<Regex> = LazyLock::new(|| pattern(r"^\[ *\d+\.\d{6}\] (\w+): (.*)$"));
+static STAMP: LazyLock<Regex> = LazyLock::new(|| pattern(r"^\[ *(\d+)\.(\d{6})\]"));
 static GUEST: LazyLock<Regex> = LazyLock::new(|| pattern(r"^\(d(\d+)\) (.*)$"));
 static GUEST_VERDICT: LazyLock<Regex> = LazyLock::new(|| pattern(r"^[\w-]+: verdict ([A-Z]+)(?:: (.*))?$"));
 static SHELL: LazyLock<Regex> = LazyLock::new(|| pattern(r"^linux: \S+ is up, (\d+\.\d+) s after its start$"));
@@ -18,6 +19,12 @@ static ADDRESS: LazyLock<Regex> = LazyLock::new(|| pattern(r"\b(?:0x)?(ffff82d04
 /// A pattern of this program's own.
 fn pattern(text: &str) -> Regex {
     Regex::new(text).expect("the patterns in this file are well-formed")
+}
+
+/// The time that a line of the hypervisor begins with, in microseconds.
+fn stamp_us(line: &str) -> Option<u64> {
+    let (_, [seconds, micros]) = STAMP.captures(line)?.extract();
+    Some(seconds.parse::<u64>().ok()? * 1_000_000 + micros.parse::<u64>().ok()?)
 }
 
 /// One line and what it is.
@@ -85,6 +92,8 @@ pub struct Transcript {
     pub lines: Vec<String>,
     /// Updates that happened, as the incoming side reported them.
     pub updates: Vec<Update>,
+    /// Microseconds of system time when each of them was reported.
+    pub reported_us: Vec<u64>,
     /// Lines that should have been reports but could not be read.
     pub unreadable: Vec<String>,
     /// Guests' verdicts by domain number.
@@ -119,7 +128,10 @@ impl Transcript {
             Line::Guest(domain, text) => self.add_guest(domain, text),
             Line::Hypervisor("lu", text) if text.starts_with("report ") => {
                 match serde_json::from_str(&text["report ".len()..]) {
-                    Ok(update) => self.updates.push(update),
+                    Ok(update) => {
+                        self.updates.push(update);
+                        self.reported_us.push(stamp_us(line).unwrap_or(0));
+                    }
                     Err(error) => self.unreadable.push(format!("{error}: {line}")),
                 }
             }

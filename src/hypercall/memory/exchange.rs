@@ -1,8 +1,9 @@
 //! `XENMEM_exchange`: single pages for memory that lies together, or low, and back.
 
 use super::reserve::{alloc_zeroed, assign, check_pfn};
-use super::{Caller, Outcome, Reservation, check_own};
+use super::{Caller, Outcome, check_own};
 use crate::domain::exchange::{Chunks, Extents};
+use crate::domain::reservation::Reservation;
 use crate::frame::{Mfn, MfnRange, Pfn};
 use crate::mm::extents::{ExtentError, ExtentMap};
 use crate::mm::m2p;

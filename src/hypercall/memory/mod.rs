@@ -5,8 +5,7 @@ mod physmap;
 mod reserve;
 
 use super::{Caller, Outcome};
-use crate::domain::memflags::MemFlags;
-use crate::frame::{CHUNK_SIZE, DomId, Order, PAGE_SIZE};
+use crate::frame::{CHUNK_SIZE, DomId, PAGE_SIZE};
 use crate::mm::m2p;
 use crate::mm::physmem::PhysMem;
 use crate::run::guest_mem::{GuestMem, field_u16, field_u32, field_u64};
@@ -19,34 +18,8 @@ use crate::xen::layout::{memory_map, memory_reservation as res, shared_info};
 
 /// Bits of the command that carry where a continued call goes on.
 const START_EXTENT_SHIFT: u32 = 6;
-/// Largest block that a guest without hardware may ask for: 2 MiB, as Xen's domU limit.
-const MAX_ORDER: u32 = 9;
 /// E820's number for RAM.
 const E820_RAM: u32 = 1;
-
-struct Reservation {
-    list: u64,
-    nr: u64,
-    order: Order,
-    flags: MemFlags,
-    domid: DomId,
-}
-
-impl Reservation {
-    fn decode(bytes: &[u8]) -> Result<Self, Errno> {
-        let order = field_u32(bytes, res::EXTENT_ORDER);
-        if order > MAX_ORDER {
-            return Err(Errno::EPERM);
-        }
-        Ok(Self {
-            list: field_u64(bytes, res::EXTENT_START),
-            nr: field_u64(bytes, res::NR_EXTENTS),
-            order: Order::new(order as u8),
-            flags: MemFlags::new(field_u32(bytes, res::MEM_FLAGS)),
-            domid: DomId::new(field_u16(bytes, res::DOMID)),
-        })
-    }
-}
 
 /// The number is that of a domain: the caller's own, or another's.
 fn is_own(c: &Caller<'_>, domid: DomId) -> Result<bool, Errno> {

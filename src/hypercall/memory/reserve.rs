@@ -1,6 +1,7 @@
 //! A domain gets memory and gives memory up, extent by extent.
 
-use super::{Caller, Outcome, Reservation, START_EXTENT_SHIFT, check_own};
+use super::{Caller, Outcome, START_EXTENT_SHIFT, check_own};
+use crate::domain::reservation::Reservation;
 use crate::frame::{Mfn, MfnRange, Order, Pfn};
 use crate::mm::buddy::Scrubbed;
 use crate::mm::extents::has_numbers;

@@ -1,7 +1,7 @@
 //! The bytes of each stream version, held against files that an older writer made: today's writer makes the same, and
 //! today's reader finds the same values in them (I5, I10). `tests/golden/README.md` says what is in the files and when they may change.
 
-mod state;
+pub(super) mod state;
 
 use super::mfn_list::{self, MfnList};
 use super::records::{self, AnyRecord, KINDS, StreamVersion};

@@ -4,9 +4,9 @@
 //! domain number, and a few words for the domain at hand. What it cannot see is whether the frames named are there and
 //! have one claimant; that is for the claims (I6).
 
-use super::super::stream::{ByteSource, OrderRule, REC_TYPE_END, Reader, Record, StreamError, SumPart};
+use super::super::stream::{ByteSource, OrderRule, REC_TYPE_END, Reader, Record, RecordError, StreamError, SumPart};
 use super::{
-    AnyRecord, DOMAIN_END, DomainBegin, DomainFlags, HISTORY_MAX, LU_CMDLINE, LU_CMDLINE_MODULE, LU_CONSOLE,
+    AnyRecord, DOMAIN_END, DomainBegin, DomainFlags, HISTORY_MAX, Item, LU_CMDLINE, LU_CMDLINE_MODULE, LU_CONSOLE,
     LU_DOMAIN_SUM, LU_EVTCHN, LU_EXTENTS, LU_GRANT_MAPS, LU_GRANTS, LU_GRANTS_IN_USE, LU_HISTORY, LU_HOST, LU_LINEAR,
     LU_LINGERING, LU_LOG, LU_M2P, LU_PINNED, LU_REFUSED, LU_STAGES, LU_TIME, LU_TYPED, LU_VCPU, LU_VERSION,
     LU_WATCHDOGS, LuDomainSum, LuVcpu, LuVersion, SHARED_INFO, STATIC_DATA_END, StreamVersion, VcpuFlags, X86_PV_INFO,
@@ -430,8 +430,13 @@ impl Walk {
                 self.history = (nr_entries + 1, found);
             }
             AnyRecord::XenPages(pages) => {
-                for extent in pages.extents {
+                for (index, extent) in (0..).zip(pages.extents) {
                     let extent = extent.map_err(item)?;
+                    // What is the hypervisor's own is no page of anybody.
+                    if extent.pfn().is_some() {
+                        let [_, found] = extent.encode();
+                        return Err(item(RecordError::BadValue { offset: 16 + 16 * index, found }));
+                    }
                     self.sum.nr_xen_extents += 1;
                     self.sum.nr_xen_pages = self.sum.nr_xen_pages.saturating_add(extent.nr_frames());
                 }

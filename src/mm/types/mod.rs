@@ -33,6 +33,8 @@ mod descriptor;
 pub mod entry;
 mod error;
 mod grants;
+#[cfg(not(target_os = "none"))]
+pub mod model;
 mod refs;
 mod roots;
 mod tables;

@@ -208,6 +208,8 @@ pub struct Expect {
     pub same: Vec<Regex>,
     /// Every update finds as much memory claimed as the one before, and as much free as the last one of the same build.
     pub is_steady: bool,
+    /// The last update takes as long as the second one did, and stops the guests as long.
+    pub is_even: bool,
     /// Nanoseconds of each update's pause, from which it may differ by a twentieth.
     pub pauses: Option<Vec<u64>>,
     /// Domain numbers of guests that need not give a verdict of success: they are the ones that misbehave.
@@ -233,6 +235,7 @@ impl Scenario {
                 never: Vec::new(),
                 same: Vec::new(),
                 is_steady: false,
+                is_even: false,
                 pauses: None,
                 lost: Vec::new(),
             },
@@ -359,6 +362,12 @@ impl Scenario {
     /// Nobody gains or loses memory from one update to the next.
     pub fn steady_memory(mut self) -> Self {
         self.expect.is_steady = true;
+        self
+    }
+
+    /// The last of many updates takes no longer than the second, which goes the same way.
+    pub fn even_pauses(mut self) -> Self {
+        self.expect.is_even = true;
         self
     }
 

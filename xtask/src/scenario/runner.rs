@@ -4,7 +4,7 @@ use super::at_jump::{self, Played};
 use super::{Expect, Scenario, Way, pause};
 use crate::console::{self, Act, Outcome};
 use crate::qemu::{self, Accel, Clock, Loader, Machine, Serial};
-use crate::report::{self, Verdict};
+use crate::report::{self, Update, Verdict};
 use crate::transcript::Memory;
 use crate::{image, paths};
 use anyhow::Result;
@@ -251,6 +251,9 @@ fn judge(expect: &Expect, guests: u32, outcome: &Outcome) -> (Verdict, Vec<Strin
     if expect.is_steady {
         unsteady_memory(&transcript.ledgers, expect.updates).into_iter().for_each(|f| blame(Verdict::Failure, f));
     }
+    if expect.is_even {
+        drift(&transcript.updates, &transcript.reported_us).into_iter().for_each(|f| blame(Verdict::Failure, f));
+    }
     for domain in (1..=guests).filter(|domain| !expect.lost.contains(domain)) {
         match transcript.guests.get(&domain) {
             Some(own) if own.verdict == Verdict::Success => {}
@@ -261,6 +264,27 @@ fn judge(expect: &Expect, guests: u32, outcome: &Outcome) -> (Verdict, Vec<Strin
     transcript.alarms.iter().for_each(|line| blame(Verdict::Failure, line.clone()));
     transcript.unreadable.iter().for_each(|line| blame(Verdict::Error, format!("unreadable report: {line}")));
     (verdict, reasons)
+}
+
+/// What differs between the second update and the last that goes the same way: the pause, and the time from one report to the next. Where time is counted
+/// in instructions, only state that grows can make them differ by more than what guests happen to be at.
+fn drift(updates: &[Update], reported_us: &[u64]) -> Vec<String> {
+    const PER_CENT: u64 = 10;
+    // The first update finds the machine as the loader left it, so the second one sets the measure.
+    let second = 1;
+    let Some(last) = (2..updates.len().min(reported_us.len())).rev().find(|index| index % 2 == second) else {
+        return vec![format!("{} updates are too few to compare", updates.len())];
+    };
+    let took = |index: usize| reported_us[index].saturating_sub(reported_us[index - 1]);
+    let pause = |index: usize| updates[index].pause_ns / 1000;
+    let mut faults = Vec::new();
+    for (what, then, now) in [("pause", pause(second), pause(last)), ("time", took(second), took(last))] {
+        if now.abs_diff(then) * 100 > then * PER_CENT {
+            let number = last + 1;
+            faults.push(format!("the {what} of update {number} is {now} µs, that of update 2 was {then} µs"));
+        }
+    }
+    faults
 }
 
 /// What is wrong with the ledgers of the updates: the first is the cold boot's, before there are guests, and what comes behind them is the end's.
@@ -338,6 +362,29 @@ mod tests {
         assert_eq!(unsteady_memory(&leaking, 4).len(), 1);
         leaking[4].claims = 11;
         assert_eq!(unsteady_memory(&leaking, 4).len(), 2);
+    }
+
+    #[test]
+    fn updates_that_take_longer_and_longer_are_noticed() {
+        let update = |sequence: u64, pause_us: u64| Update {
+            sequence,
+            from: String::new(),
+            to: String::new(),
+            pause_ns: pause_us * 1000,
+            stages: Default::default(),
+            domains: 1,
+            extents: 1,
+            pages: 1,
+            stream_bytes: 1,
+        };
+        let pauses = |all: [u64; 5]| all.into_iter().zip(1..).map(|(us, n)| update(n, us)).collect::<Vec<_>>();
+        let at = [1000, 2000, 3000, 4000, 5000];
+        // The last one that goes the way of the second is the fourth.
+        assert!(drift(&pauses([300, 100, 300, 110, 900]), &at).is_empty());
+        assert_eq!(drift(&pauses([100, 100, 100, 111, 100]), &at).len(), 1);
+        assert_eq!(drift(&pauses([100, 100, 100, 89, 100]), &at).len(), 1);
+        assert_eq!(drift(&pauses([100; 5]), &[1000, 2000, 3000, 4101, 5000]).len(), 1);
+        assert_eq!(drift(&pauses([100; 5])[..3], &at).len(), 1, "too few");
     }
 
     #[test]

@@ -7,10 +7,29 @@ use crate::job::{self, Guest};
 pub fn all() -> Vec<Scenario> {
     vec![
         update("update-one", "one update with all guests busy, by GRUB", 1, 0).grub().guests(job::guests()),
-        update("update-fifty", "fifty updates in a row with all guests busy", 50, 10)
-            .guests(job::guests())
-            .says("update 50$")
-            .limit(600),
+        update(
+            "soak-sixty",
+            "sixty updates in a row with all guests busy: memory and pauses stay what they were",
+            60,
+            10,
+        )
+        .guests(job::guests())
+        .says("update 60$")
+        .steady_memory()
+        .even_pauses()
+        .limit(600),
+        update(
+            "soak-thousand",
+            "a thousand updates in a row with all guests busy: memory and pauses stay what they were",
+            1000,
+            10,
+        )
+        .guests(job::guests())
+        .says("update 1000$")
+        .steady_memory()
+        .even_pauses()
+        .extended()
+        .limit(7200),
         update("update-back-to-back", "the second update starts as soon as the first is over", 2, 0)
             .guests(job::guests()),
         update("update-256m", "three updates in 256 MiB", 3, 50).memory("256M").guests(job::guests()),

@@ -1,14 +1,24 @@
 //! What the loader says, copied out of its structures before anything can overwrite them.
 //!
 //! Multiboot2 (crate `multiboot2`) from GRUB and from another build of this hypervisor; Multiboot1 from loaders that know no better, such as QEMU's own.
+//! The loader is believed as far as addresses go: what they lead to has to be mapped by whoever reads it.
 
+use crate::frame::Maddr;
 use crate::memmap::FirmwareEntry;
-use crate::x86::directmap::DIRECTMAP_VA;
+use crate::mm::physmem::PhysMem;
 use core::fmt;
-use multiboot2::{BootInformation, BootInformationHeader};
+use multiboot2::BootInformation;
 
-const MB2_MAGIC: u32 = 0x36d7_6289;
-const MB1_MAGIC: u32 = 0x2bad_b002;
+/// What eax holds at entry from a Multiboot2 loader.
+pub const MB2_MAGIC: u32 = 0x36d7_6289;
+/// What eax holds at entry from a Multiboot1 loader.
+pub const MB1_MAGIC: u32 = 0x2bad_b002;
+const MB2_TAG_MODULE: u32 = 3;
+const MB2_TAG_MEMORY_MAP: u32 = 6;
+/// Bytes of an entry of a Multiboot2 memory map.
+const MAP_ENTRY_BYTES: u32 = 24;
+/// Bytes of a Multiboot2 tag for a module, and for a memory map, before what they have many of.
+const TAG_FIXED_BYTES: u32 = 16;
 /// Most bytes of the command line.
 pub const MAX_COMMAND_LINE: usize = 2048;
 /// Most bytes of a module's string.
@@ -75,6 +85,18 @@ pub enum BootInfoError {
     },
     /// The information structure is not one.
     Structure,
+    /// A tag of the structure has a size that it cannot have.
+    TagSize {
+        /// Its type: 3 is a module, 6 the memory map.
+        kind: u32,
+        /// Its size in bytes.
+        found: u32,
+    },
+    /// The memory map's entries are not of the size that they have in version 0.
+    EntrySize {
+        /// The size in bytes.
+        found: u32,
+    },
     /// There is no memory map.
     NoMemoryMap,
     /// More entries than fit.
@@ -98,6 +120,10 @@ impl fmt::Display for BootInfoError {
                 )
             }
             Self::Structure => f.write_str("the loader's information structure cannot be read"),
+            Self::TagSize { kind, found } => write!(f, "the loader's tag of type {kind} cannot have {found} bytes"),
+            Self::EntrySize { found } => {
+                write!(f, "the memory map has entries of {found} bytes, {MAP_ENTRY_BYTES} can be read")
+            }
             Self::NoMemoryMap => f.write_str("the loader gave no memory map"),
             Self::TooManyEntries => write!(f, "the memory map has more than {MAX_ENTRIES} entries"),
             Self::TooManyModules => write!(f, "there are more than {MAX_MODULES} modules: give fewer"),
@@ -121,15 +147,6 @@ impl BootInfo {
         modules: [BootModule { start: 0, len_bytes: 0, string: Text::EMPTY }; MAX_MODULES],
         nr_modules: 0,
     };
-
-    /// Reads the structure at machine address `at` (below 4 GiB).
-    pub fn read(&mut self, magic: u32, at: u32) -> Result<(), BootInfoError> {
-        match magic {
-            MB2_MAGIC => self.read_multiboot2(at),
-            MB1_MAGIC => self.read_multiboot1(at),
-            found => Err(BootInfoError::Magic { found }),
-        }
-    }
 
     /// The firmware map.
     pub fn entries(&self) -> &[FirmwareEntry] {
@@ -162,11 +179,9 @@ impl BootInfo {
         Ok(())
     }
 
-    #[expect(unsafe_code, reason = "the loader's memory")]
-    fn read_multiboot2(&mut self, at: u32) -> Result<(), BootInfoError> {
-        let header = (DIRECTMAP_VA + u64::from(at)) as *const BootInformationHeader;
-        // SAFETY: eax said Multiboot2, so ebx points at such a structure; boot/head.S maps it, and nothing has been written yet.
-        let info = unsafe { BootInformation::load(header) }.map_err(|_| BootInfoError::Structure)?;
+    /// Takes over what a Multiboot2 loader says.
+    pub fn read_multiboot2(&mut self, info: &BootInformation<'_>) -> Result<(), BootInfoError> {
+        check_tags(info)?;
         if let Some(tag) = info.command_line_tag() {
             let text = tag.cmdline().map_err(|_| BootInfoError::BadString { module: None })?;
             self.command_line = Text::try_from(text.as_bytes()).ok_or(BootInfoError::BadString { module: None })?;
@@ -185,12 +200,15 @@ impl BootInfo {
         Ok(())
     }
 
-    /// The structure of the Multiboot 0.6.96 specification, 3.3: flags 0, cmdline 16, mods_count 20, mods_addr 24, mmap_length 44, mmap_addr 48.
-    fn read_multiboot1(&mut self, at: u32) -> Result<(), BootInfoError> {
-        let word = |offset: u32| read_u32(at.wrapping_add(offset));
+    /// Takes over what a Multiboot1 loader says in the structure at `at`, by the Multiboot 0.6.96 specification, 3.3: flags 0, cmdline 16,
+    /// mods_count 20, mods_addr 24, mmap_length 44, mmap_addr 48. Addresses wrap around at 4 GiB, as the loader's own do.
+    pub fn read_multiboot1(&mut self, mem: &impl PhysMem, at: u32) -> Result<(), BootInfoError> {
+        let word = |offset: u32| read_u32(mem, at.wrapping_add(offset));
         let flags = word(0);
         if flags & 1 << 2 != 0 {
-            self.command_line = Text::try_from(c_string(word(16))).ok_or(BootInfoError::BadString { module: None })?;
+            let mut text = [0; MAX_COMMAND_LINE + 1];
+            let text = c_string(mem, word(16), &mut text);
+            self.command_line = Text::try_from(text).ok_or(BootInfoError::BadString { module: None })?;
         }
         if flags & 1 << 6 == 0 {
             return Err(BootInfoError::NoMemoryMap);
@@ -199,36 +217,70 @@ impl BootInfo {
         let mut offset = 0u32;
         while offset < len {
             let entry = map.wrapping_add(offset);
-            let size = read_u32(entry);
-            let long = |o: u32| u64::from(read_u32(entry + o)) | u64::from(read_u32(entry + o + 4)) << 32;
-            self.add_entry(long(4), long(12), read_u32(entry + 20))?;
+            let size = read_u32(mem, entry);
+            let half = |o: u32| read_u32(mem, entry.wrapping_add(o));
+            let long = |o: u32| u64::from(half(o)) | u64::from(half(o + 4)) << 32;
+            self.add_entry(long(4), long(12), half(20))?;
             offset = offset.saturating_add(size).saturating_add(4);
         }
         if flags & 1 << 3 != 0 {
             for i in 0..word(20).min(MAX_MODULES as u32 + 1) {
                 let module = word(24).wrapping_add(i * 16);
-                let (start, end) = (read_u32(module), read_u32(module + 4));
-                self.add_module(start.into(), end.into(), c_string(read_u32(module + 8)))?;
+                let half = |o: u32| read_u32(mem, module.wrapping_add(o));
+                let mut text = [0; MAX_COMMAND_LINE + 1];
+                let string = c_string(mem, half(8), &mut text);
+                self.add_module(half(0).into(), half(4).into(), string)?;
             }
         }
         Ok(())
     }
 }
 
-#[expect(unsafe_code, reason = "the loader's memory")]
-fn read_u32(at: u32) -> u32 {
-    // SAFETY: boot/head.S maps the low 4 GiB; reading RAM or nothing is harmless.
-    unsafe { ((DIRECTMAP_VA + u64::from(at)) as *const u32).read_unaligned() }
+/// Checks what the crate takes for granted when it gives a tag its shape.
+fn check_tags(info: &BootInformation<'_>) -> Result<(), BootInfoError> {
+    for tag in info.tags() {
+        let (kind, found) = (tag.header().typ.into(), tag.header().size);
+        let behind = match kind {
+            MB2_TAG_MODULE | MB2_TAG_MEMORY_MAP => found.checked_sub(TAG_FIXED_BYTES),
+            _ => Some(0),
+        };
+        let bytes = behind.ok_or(BootInfoError::TagSize { kind, found })?;
+        if kind == MB2_TAG_MEMORY_MAP {
+            if !bytes.is_multiple_of(MAP_ENTRY_BYTES) {
+                return Err(BootInfoError::TagSize { kind, found });
+            }
+            // Behind type and size.
+            let found = tag.payload().first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
+            if found != MAP_ENTRY_BYTES {
+                return Err(BootInfoError::EntrySize { found });
+            }
+        }
+    }
+    Ok(())
 }
 
-/// The bytes of a C string, cut where no text that fits here can be that long.
-#[expect(unsafe_code, reason = "the loader's memory")]
-fn c_string(at: u32) -> &'static [u8] {
+/// Four bytes at an address that may be unaligned; what would lie behind 4 GiB lies at 0.
+fn read_u32(mem: &impl PhysMem, at: u32) -> u32 {
+    let mut bytes = [0; 4];
+    for (byte, i) in bytes.iter_mut().zip(0..) {
+        mem.read(Maddr::new(at.wrapping_add(i).into()), core::slice::from_mut(byte));
+    }
+    u32::from_le_bytes(bytes)
+}
+
+/// The bytes of a C string, copied to `into` and cut where it is full: no text that fits here is that long.
+fn c_string<'b>(mem: &impl PhysMem, at: u32, into: &'b mut [u8]) -> &'b [u8] {
     if at == 0 {
         return &[];
     }
-    // SAFETY: as for `read_u32`; nothing writes there while boot information is read.
-    let bytes =
-        unsafe { core::slice::from_raw_parts((DIRECTMAP_VA + u64::from(at)) as *const u8, MAX_COMMAND_LINE + 1) };
-    bytes.split(|&b| b == 0).next().unwrap_or(&[])
+    let mut len = 0;
+    for byte in into.iter_mut() {
+        // As for `read_u32`.
+        mem.read(Maddr::new(at.wrapping_add(len).into()), core::slice::from_mut(byte));
+        if *byte == 0 {
+            break;
+        }
+        len += 1;
+    }
+    &into[..len as usize]
 }
