@@ -39,7 +39,7 @@ pub fn region_bytes(nr_frames: u64, nr_splits: u64) -> (u64, u64) {
     let mut take = |bytes: u64| {
         boot.alloc(bytes.div_ceil(PAGE_SIZE), Order::PAGE).expect("512 MiB are enough").range().len_bytes()
     };
-    let load = Load { ram_end: map.end(), gib_pages: true, partial_chunks: nr_splits };
+    let load = Load { ram_end: map.end(), gib_pages: true, partial_chunks: nr_splits, stream_frames: 0 };
     let needs = RegionNeeds::of(&build::NEEDS, &load);
     let tables = needs.page_tables / PAGE_SIZE;
     let mut taken = PAGE_SIZE;
