@@ -377,9 +377,13 @@ fn bodies_of_another_length_are_refused() {
     let text = vec![0x41; TEXT_LEN_MAX as usize + 1];
     let xsave = vec![0; 24 + XSAVE_AREA_LEN_MAX as usize + 1];
     let none = vec![];
-    let cases: [(u32, &[u8], RecordError); 32] = [
+    let cases: [(u32, &[u8], RecordError); 36] = [
         (LU_CMDLINE, &text, Long { known: 0x1_0000, found: 0x1_0001 }),
         (LU_CMDLINE_MODULE, &text, Long { known: 0x1_0000, found: 0x1_0001 }),
+        (LU_CMDLINE, b"a\0", BadValue { offset: 1, found: 0 }),
+        (LU_CMDLINE, &[&text[..64], b"\0a"].concat(), BadValue { offset: 64, found: 0 }),
+        (LU_CMDLINE_MODULE, b"\0", BadValue { offset: 0, found: 0 }),
+        (LU_MODULE, &layout(17, &[]), BadValue { offset: 16, found: 0 }),
         (LU_MODULE, &[0; 15], Short { needed: 16, found: 15 }),
         (LU_MODULE, &[0xff; 16], BadValue { offset: 0, found: u64::MAX }),
         (LU_MODULE, &layout(16, &[(8, 8, u64::MAX)]), BadValue { offset: 8, found: u64::MAX }),

@@ -99,8 +99,23 @@ pub(super) const fn is_printable(byte: u8) -> bool {
     matches!(byte, 0x20..=0x7e)
 }
 
-/// A body that is all text.
+/// A body that is all text: what goes into strings that end with a NUL has none.
 pub(super) fn decode<S: ByteSource + ?Sized>(body: Body<'_, S>) -> Result<Body<'_, S>, RecordError> {
+    let text = blob(body)?;
+    let (mut rest, mut piece) = (text, [0; 64]);
+    while rest.remaining() != 0 {
+        let start = rest.offset();
+        let piece = &mut piece[..rest.remaining().min(64) as usize];
+        rest.read_into(piece)?;
+        if let Some(index) = piece.iter().position(|&byte| byte == 0) {
+            return Err(RecordError::BadValue { offset: start + index as u64, found: 0 });
+        }
+    }
+    Ok(text)
+}
+
+/// A body that is all bytes.
+pub(super) fn blob<S: ByteSource + ?Sized>(body: Body<'_, S>) -> Result<Body<'_, S>, RecordError> {
     let found = body.remaining();
     if found <= TEXT_LEN_MAX {
         Ok(body)

@@ -9,8 +9,8 @@ use super::{
     AnyRecord, DOMAIN_END, DomainBegin, DomainFlags, HISTORY_MAX, Item, LU_CMDLINE, LU_CMDLINE_MODULE, LU_CONSOLE,
     LU_DOMAIN_SUM, LU_EVTCHN, LU_EXTENTS, LU_GRANT_MAPS, LU_GRANTS, LU_GRANTS_IN_USE, LU_HISTORY, LU_HOST, LU_LINEAR,
     LU_LINGERING, LU_LOG, LU_M2P, LU_PINNED, LU_REFUSED, LU_STAGES, LU_TIME, LU_TYPED, LU_VCPU, LU_VERSION,
-    LU_WATCHDOGS, LuDomainSum, LuVcpu, LuVersion, SHARED_INFO, STATIC_DATA_END, StreamVersion, VcpuFlags, X86_PV_INFO,
-    X86_PV_P2M_FRAMES, X86_PV_VCPU_BASIC, X86_PV_VCPU_XSAVE, X86_TSC_INFO,
+    LU_WATCHDOGS, LuDomainSum, LuVcpu, LuVersion, SHARED_INFO, STATIC_DATA_END, SavedExtent, StreamVersion, VcpuFlags,
+    X86_PV_INFO, X86_PV_P2M_FRAMES, X86_PV_VCPU_BASIC, X86_PV_VCPU_XSAVE, X86_TSC_INFO,
 };
 use crate::frame::DomId;
 use alloc::vec::Vec;
@@ -431,23 +431,14 @@ impl Walk {
             }
             AnyRecord::XenPages(pages) => {
                 for (index, extent) in (0..).zip(pages.extents) {
-                    let extent = extent.map_err(item)?;
-                    // What is the hypervisor's own is no page of anybody.
-                    if extent.pfn().is_some() {
-                        let [_, found] = extent.encode();
-                        return Err(item(RecordError::BadValue { offset: 16 + 16 * index, found }));
-                    }
+                    let extent = extent.and_then(|extent| without_pfn(extent, 8 + 16 * index)).map_err(item)?;
                     self.sum.nr_xen_extents += 1;
                     self.sum.nr_xen_pages = self.sum.nr_xen_pages.saturating_add(extent.nr_frames());
                 }
             }
             AnyRecord::BadFrames(list) => {
                 for (index, extent) in (0..).zip(list) {
-                    let extent = extent.map_err(item)?;
-                    if extent.pfn().is_some() {
-                        let [_, found] = extent.encode();
-                        return Err(item(RecordError::BadValue { offset: 8 + 16 * index, found }));
-                    }
+                    extent.and_then(|extent| without_pfn(extent, 16 * index)).map_err(item)?;
                 }
             }
             AnyRecord::Stages(stages) => {
@@ -476,6 +467,12 @@ impl Walk {
         }
         self.seen.need(LU_TIME)
     }
+}
+
+/// An extent of the host, which no guest sees; `offset` is its place in the body.
+fn without_pfn(extent: SavedExtent, offset: u64) -> Result<SavedExtent, RecordError> {
+    let [_, found] = extent.encode();
+    if extent.pfn().is_none() { Ok(extent) } else { Err(RecordError::BadValue { offset: offset + 8, found }) }
 }
 
 /// What the number after `found` is not below, which itself is not below `due`.

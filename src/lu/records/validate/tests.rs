@@ -171,6 +171,22 @@ fn rule(records: &[Saved]) -> OrderRule {
 }
 
 #[test]
+fn frames_of_the_host_have_no_pfn() {
+    let none = (1 << 40) - 1;
+    let good = [1 << 40 | 0x200, none];
+    let with_pfn = [good, [1 << 40 | 0x201, 7]].concat();
+    let second = LuVersion { stream_version: StreamVersion::V2, update_sequence: 1, build: Name::EMPTY };
+    for (kind, head, offset) in [(LU_XEN_PAGES, vec![5], 32), (LU_BAD_FRAMES, vec![], 24)] {
+        let stream = |extents: &[u64]| [saved(&second), time(), words(kind, &[&head, extents].concat())];
+        assert!(check(&stream(&good)).is_ok(), "{kind:#x}");
+        let Err(StreamError::Record { kind: found, error, .. }) = check(&stream(&with_pfn)) else {
+            panic!("{kind:#x}: a pfn was let through")
+        };
+        assert_eq!((found, error), (kind, RecordError::BadValue { offset, found: 7 }));
+    }
+}
+
+#[test]
 fn a_good_stream_is_counted() {
     let records = good();
     let summary = check(&records).unwrap();
