@@ -1,4 +1,4 @@
-//! The state that the goldens hold: fixed, and with every record kind at least once.
+//! The state that the goldens hold: fixed, and with every record kind at least once; version 1 is from before there were optional ones.
 //!
 //! It is written by the writer that the machine uses. Beside each record goes a sentence of what it says, from the values
 //! themselves; a reader's sentences have to be the same.
@@ -131,7 +131,36 @@ fn host<D: Dest>(s: &mut Scribe<D>) {
     let block = |first, block| M2pBlock::try_new(Mfn::new(first), Mfn::new(block)).unwrap();
     s.said.push(fill(ListWriter::m2p(&mut s.out), LU_M2P, &[block(0, 0x7000), block(0x8_0000, 0x7400)]));
     s.save(&LuLog { frames: MfnRange::new(Mfn::new(0x7800), 16), head: 0x1_0002, tail: 0x1_0001 });
+    if s.version >= StreamVersion::V2 {
+        history(s);
+    }
     s.out.record(NOBODYS, b"not for this build").unwrap();
+}
+
+/// An update of each outcome.
+fn history<D: Dest>(s: &mut Scribe<D>) {
+    let done = HistoryEntry {
+        number: 5,
+        sequence: 6,
+        outcome: Outcome::Done,
+        nr_domains: 2,
+        at_ns: 0x1_0000_0001,
+        pause_ns: 15,
+        stages_ns: [1, 2, 3, 4, 5],
+        nr_extents: 0xe0,
+        nr_frames: 0xe1,
+        stream_bytes: 0xe2,
+        from: name("luxen 0.1.0-b"),
+        to: name("luxen 0.1.0-a"),
+    };
+    let nothing =
+        HistoryEntry { nr_domains: 0, stages_ns: [0; 5], nr_extents: 0, nr_frames: 0, stream_bytes: 0, ..done };
+    let refused = HistoryEntry { number: 6, sequence: 7, outcome: Outcome::Refused, to: Name::EMPTY, ..nothing };
+    let aborted = HistoryEntry { number: 9, sequence: 7, outcome: Outcome::Aborted, ..nothing };
+    for (entry, reason) in [(done, ""), (refused, "no module is a next image"), (aborted, "a vCPU did not stop")] {
+        s.out.save_history(&entry, reason).unwrap();
+        s.said.push(sentence(LU_HISTORY, &(entry, reason.as_bytes())));
+    }
 }
 
 fn vcpu(vcpu: u32, flags: VcpuFlags) -> LuVcpu {
@@ -243,6 +272,11 @@ fn busy_records<D: Dest>(s: &mut Scribe<D>, extents: &[SavedExtent]) {
     write_vcpu_xsave(&mut s.out, 0, 3, 7, &area).unwrap();
     s.said.push(sentence(X86_PV_VCPU_XSAVE, &(0u32, 3u64, 7u64, area)));
     s.save(&vcpu(1, VcpuFlags::BLOCKED));
+    if s.version >= StreamVersion::V2 {
+        let (kept, why) = (RefusedCause::Whole, "its page types do not replay");
+        write_refused(&mut s.out, kept, 2, why).unwrap();
+        s.said.push(sentence(LU_REFUSED, &(kept, 2u32, why.as_bytes())));
+    }
 }
 
 /// What is left of a domain whose frames others map.
