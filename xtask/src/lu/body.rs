@@ -1,6 +1,6 @@
 //! A record's body, by its layout.
 
-use super::layout::{Field, Item, Items, Kind, Layout, MFN_END, TEXT_MAX, Tail, kind};
+use super::layout::{Chars, Field, Item, Items, Kind, Layout, MFN_END, Tail, kind};
 use super::rule::RecordRule;
 use super::value::{Extent, Map, Value};
 
@@ -152,30 +152,26 @@ fn decode_tail(layout: &Layout, tail: &[u8], decoded: &mut Decoded) {
                 decoded.fault(RecordRule::Long, format!("{} bytes behind its fields", tail.len()));
             }
         }
-        Tail::Text => {
-            if tail.len() > TEXT_MAX {
-                decoded.fault(RecordRule::Long, format!("a text of {} bytes", tail.len()));
+        Tail::Text(name, max, chars) => {
+            if tail.len() > max {
+                decoded.fault(RecordRule::Long, format!("{name} of {} bytes", tail.len()));
             }
-            if let Some(at) = tail.iter().position(|byte| *byte == 0) {
-                let at = layout.head_len + at;
-                decoded.fault(RecordRule::BadValue, format!("text: a NUL at {at} of the body"));
+            let is_wrong = |byte: &u8| match chars {
+                Chars::Any => false,
+                Chars::NoNul => *byte == 0,
+                Chars::Printable => !(0x20..=0x7e).contains(byte),
+            };
+            if let Some(at) = tail.iter().position(is_wrong) {
+                let (byte, at) = (tail[at], layout.head_len + at);
+                decoded.fault(RecordRule::BadValue, format!("{name}: {byte:#x} at {at} of the body"));
             }
-            decoded.fields.insert("text", Value::Text(String::from_utf8_lossy(tail).into_owned()));
+            decoded.fields.insert(name, Value::Text(String::from_utf8_lossy(tail).into_owned()));
         }
         Tail::Bytes(name, max) => {
             if tail.len() > max {
                 decoded.fault(RecordRule::Long, format!("{name} of {} bytes", tail.len()));
             }
             decoded.fields.insert(name, bytes(tail));
-        }
-        Tail::Printable(name, max) => {
-            if tail.len() > max {
-                decoded.fault(RecordRule::Long, format!("{name} of {} bytes", tail.len()));
-            } else if let Some(at) = tail.iter().position(|byte| !(0x20..0x7f).contains(byte)) {
-                let at = layout.head_len + at;
-                decoded.fault(RecordRule::BadValue, format!("{name}: a byte at {at} of the body is not printable"));
-            }
-            decoded.fields.insert(name, Value::Text(String::from_utf8_lossy(tail).into_owned()));
         }
         Tail::Items(name, items) => decode_items(name, items, layout.head_len, tail, decoded),
         Tail::Counted(name) => decode_counted(layout.kind, name, tail, decoded),
@@ -194,10 +190,7 @@ fn decode_items(name: &'static str, items: Items, base: usize, tail: &[u8], deco
         let at = base + index * items.len;
         let value = match items.item {
             Item::Extent => extent(raw).map(Value::Extent),
-            Item::HostExtent => extent(raw).and_then(|extent| match extent.pfn {
-                None => Ok(Value::Extent(extent)),
-                Some(pfn) => Err(format!("pfn {pfn:#x} of a frame that is no guest's")),
-            }),
+            Item::HostExtent => extent(raw).and_then(without_pfn).map(Value::Extent),
             Item::Pin => pin(raw),
             Item::Fields(fields) => {
                 let mut map = Map::new();
@@ -230,6 +223,14 @@ fn extent(raw: &[u8]) -> Result<Extent, String> {
         return Err(format!("pfn {:#x} and count {count:#x} go beyond 2^40 - 1", pfn.unwrap_or(0)));
     }
     Ok(Extent { mfn, pfn, count })
+}
+
+/// What is the host's own is no guest's frame.
+fn without_pfn(extent: Extent) -> Result<Extent, String> {
+    match extent.pfn {
+        None => Ok(extent),
+        Some(pfn) => Err(format!("pfn {pfn:#x}, there is none here")),
+    }
 }
 
 fn pin(raw: &[u8]) -> Result<Value, String> {

@@ -18,6 +18,7 @@ pub mod project;
 pub mod rule;
 pub mod stream;
 pub mod summary;
+mod table;
 mod value;
 pub mod xen;
 

@@ -1,11 +1,12 @@
 //! Which record may stand where, docs/handover.md §6, and what the records of a domain sum up to.
 
 use super::body;
-use super::layout::{Count, HISTORY_MAX, LAYOUTS, OPTIONAL, Place, kind};
+use super::layout::{Count, Layout, OPTIONAL, Place, kind};
 use super::rule::{OrderRule, Rule, StreamRule, Violations};
 use super::stream::Record;
+use super::table::LAYOUTS;
 use super::value::Value;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What the records so far were.
 pub struct Order<'a> {
@@ -13,11 +14,10 @@ pub struct Order<'a> {
     bytes: &'a [u8],
     is_first: bool,
     has_end: bool,
-    seen: BTreeSet<u32>,
+    seen: Seen,
+    last_entry: Option<u64>,
     domids: BTreeSet<u64>,
     domain: Option<Domain>,
-    /// Entries of the history so far, and the last one's number.
-    history: (usize, u64),
 }
 
 /// The domain whose records are being read.
@@ -27,7 +27,7 @@ struct Domain {
     begin: u64,
     is_dying: bool,
     nr_vcpus: u64,
-    seen: BTreeSet<u32>,
+    seen: Seen,
     vcpus: u64,
     vcpu: Option<Vcpu>,
     last_port: Option<u64>,
@@ -35,6 +35,27 @@ struct Domain {
     last_handle: Option<u64>,
     sums: Sums,
     is_summed: bool,
+}
+
+/// How many records of each type there were, in the stream or in the domain.
+#[derive(Default)]
+struct Seen(BTreeMap<u32, usize>);
+
+impl Seen {
+    fn has(&self, kind: u32) -> bool {
+        self.0.contains_key(&kind)
+    }
+
+    /// Counts a record; the rule that it breaks if there are too many of its type by now.
+    fn count(&mut self, layout: &Layout) -> Option<OrderRule> {
+        let nr_records = self.0.entry(layout.kind).or_default();
+        *nr_records += 1;
+        match layout.count {
+            Count::Once | Count::Must if *nr_records > 1 => Some(OrderRule::Twice),
+            Count::AtMost(limit) if *nr_records > limit => Some(OrderRule::TooMany),
+            _ => None,
+        }
+    }
 }
 
 /// A vCPU, from its LU_VCPU on.
@@ -61,10 +82,10 @@ impl<'a> Order<'a> {
             bytes,
             is_first: true,
             has_end: false,
-            seen: BTreeSet::new(),
+            seen: Seen::default(),
+            last_entry: None,
             domids: BTreeSet::new(),
             domain: None,
-            history: (0, 0),
         }
     }
 
@@ -112,36 +133,29 @@ impl<'a> Order<'a> {
         }
         if let Some(layout) = record.layout
             && layout.place == Place::Host
-            && !self.seen.insert(record.kind)
-            && layout.count != Count::Any
+            && let Some(rule) = self.seen.count(layout)
         {
-            found.add(record.offset, Rule::Order(OrderRule::Twice), record.name());
+            found.add(record.offset, Rule::Order(rule), record.name());
         }
         match record.kind {
             kind::DOMAIN_END => self.domain = None,
             kind::LU_M2P => ascend(&record, "blocks", "first", &mut None, OrderRule::M2pOrder, found),
-            kind::LU_HISTORY => self.take_history(&record, found),
+            kind::LU_HISTORY => {
+                let number = record.number("number");
+                if let Some(last) = self.last_entry.replace(number).filter(|last| *last >= number) {
+                    let detail = format!("entry {number} behind {last}");
+                    found.add(record.offset, Rule::Order(OrderRule::HistoryOrder), detail);
+                }
+            }
             kind::END => {
                 self.has_end = true;
-                if !self.seen.contains(&kind::LU_TIME) {
+                if !self.seen.has(kind::LU_TIME) {
                     found.add(record.offset, Rule::Order(OrderRule::Missing), "LU_TIME by END");
                 }
             }
             _ => {}
         }
         record
-    }
-
-    fn take_history(&mut self, record: &Record, found: &mut Violations) {
-        let ((nr_entries, last), entry) = (self.history, record.number("entry"));
-        if entry <= last {
-            let detail = format!("entry {entry} of the history behind {last}");
-            found.add(record.offset, Rule::Order(OrderRule::HistoryOrder), detail);
-        } else if nr_entries == HISTORY_MAX {
-            let detail = format!("more than {HISTORY_MAX} entries of the history");
-            found.add(record.offset, Rule::Order(OrderRule::TooMany), detail);
-        }
-        self.history = (nr_entries + 1, entry);
     }
 
     /// Behind the last record. A stream that breaks off has said so already.
@@ -172,9 +186,8 @@ impl Domain {
 
     fn take(&mut self, record: &Record, version: u32, bytes: &[u8], found: &mut Violations) {
         self.count(record, found);
-        let count = record.layout.map_or(Count::Any, |layout| layout.count);
-        if !self.seen.insert(record.kind) && count != Count::Any {
-            self.wrong(record, OrderRule::Twice, record.name(), found);
+        if let Some(rule) = record.layout.and_then(|layout| self.seen.count(layout)) {
+            self.wrong(record, rule, record.name(), found);
         }
         match record.kind {
             kind::STATIC_DATA_END => self.needs(record, kind::X86_PV_INFO, found),
@@ -213,7 +226,7 @@ impl Domain {
     }
 
     fn needs(&self, record: &Record, before: u32, found: &mut Violations) {
-        if !self.seen.contains(&before) {
+        if !self.seen.has(before) {
             self.wrong(record, OrderRule::Before, format!("{} without {}", record.name(), name_of(before)), found);
         }
     }
@@ -265,7 +278,7 @@ impl Domain {
     fn end(&mut self, record: &Record, version: u32, found: &mut Violations) {
         self.end_vcpu(record, found);
         let musts = LAYOUTS.iter().filter(|l| l.place == Place::Domain && l.count == Count::Must && l.since <= version);
-        for missing in musts.filter(|layout| !self.seen.contains(&layout.kind)) {
+        for missing in musts.filter(|layout| !self.seen.has(layout.kind)) {
             self.wrong(record, OrderRule::Missing, missing.name, found);
         }
         if self.vcpus != self.nr_vcpus && !self.is_dying {

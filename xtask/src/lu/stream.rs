@@ -1,9 +1,10 @@
 //! The stream: records one behind the other, docs/handover.md §4.
 
 use super::body;
-use super::layout::{self, Layout, OPTIONAL, kind};
+use super::layout::{Layout, OPTIONAL, kind};
 use super::order::Order;
 use super::rule::{Rule, StreamRule, Violations};
+use super::table;
 use super::value::{Map, Value};
 
 /// Bytes of a record's header.
@@ -126,7 +127,7 @@ impl Stream {
     }
 
     fn decode_record(&mut self, at: usize, kind: u32, body: &[u8]) -> Record {
-        let layout = layout::layout_of(kind, self.version);
+        let layout = table::layout_of(kind, self.version);
         let mut fields = Map::new();
         match layout {
             Some(layout) => {
