@@ -31,6 +31,8 @@
     .balign 64
     .global reloc_start
     .global reloc_end
+    # Where a debugger finds image and breadcrumb in place, and nothing of the image has run.
+    .global reloc_leave
     .code64
 
 reloc_start:
@@ -135,14 +137,14 @@ reloc_start:
 
 .Lreloc_done:
     test    r10, r10
-    jz      .Lreloc_leave
+    jz      reloc_leave
     rdtsc
     shl     rdx, 32
     or      rax, rdx
     mov     [r10 + 16], r11
     mov     [r10 + 24], rax
 
-.Lreloc_leave:
+reloc_leave:
     test    r9d, 1
     jnz     .Lreloc_return
 

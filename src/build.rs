@@ -1,9 +1,9 @@
 //! What distinguishes one build from another: its name, and what it asks of the region.
 
 use crate::frame::CHUNK_SIZE;
-use crate::kexec::image::Needs;
+use crate::kexec::image::{MachineFeatures, Needs};
 use crate::lu::records::StreamVersion;
-use crate::mm::frametable::ChunkEntry;
+use crate::mm::frametable::{BOOT_SPLITS_MAX, ChunkEntry};
 use crate::mm::page_info::PageInfo;
 use crate::trust::PublicKey;
 
@@ -36,6 +36,15 @@ pub const EARLY_HEAP_BYTES: u64 = if cfg!(feature = "next") { 3 << 20 } else { 2
 /// and boot information, page records for chunks that are RAM only in part.
 pub const BOOT_FOOTPRINT: u64 = EARLY_HEAP_BYTES + (1 << 20);
 
+/// Bytes of small objects that boot needs for each frame of the stream while it has nothing but [`EARLY_HEAP_BYTES`]: its number, and again in a
+/// sorted list and as a run of its own, each in a vector that has just been doubled. And bytes for everything else: modules, history, M2P.
+const BYTES_A_STREAM_FRAME: u64 = 96;
+const BYTES_FOR_THE_REST: u64 = 512 << 10;
+/// Frames of a stream, list pages included, that boot can keep in mind.
+const MAX_STREAM_FRAMES: u32 = ((EARLY_HEAP_BYTES - BYTES_FOR_THE_REST) / BYTES_A_STREAM_FRAME) as u32;
+
+const _: () = assert!(MAX_STREAM_FRAMES >= Needs::UNSAID_STREAM_FRAMES);
+
 /// What this build asks of the one that starts it, read there from the ELF note before anything is paused (I11).
 pub const NEEDS: Needs = Needs {
     page_info_bytes: size_of::<PageInfo>() as u32,
@@ -44,8 +53,10 @@ pub const NEEDS: Needs = Needs {
     stream_max: StreamVersion::CURRENT.get(),
     stream_writes: StreamVersion::CURRENT.get(),
     boot_footprint_bytes: BOOT_FOOTPRINT,
-    features: 0,
+    features: MachineFeatures::NX.bits(),
     slot_bytes: SLOT_BYTES,
+    max_splits: BOOT_SPLITS_MAX,
+    max_stream_frames: MAX_STREAM_FRAMES,
 };
 
 #[cfg(target_os = "none")]
@@ -72,7 +83,7 @@ mod notes {
     pub static SIGNATURE: ElfNote<SIGNATURE_NOTE_LEN> = ElfNote::new(NOTE_SIGNATURE, [0; SIGNATURE_NOTE_LEN]);
     #[used]
     #[unsafe(link_section = ".note.luxen")]
-    pub static NEEDS_NOTE: ElfNote<48> = ElfNote::new(NOTE_NEEDS, NEEDS.encode());
+    pub static NEEDS_NOTE: ElfNote<{ Needs::LEN }> = ElfNote::new(NOTE_NEEDS, NEEDS.encode());
     #[used]
     #[unsafe(link_section = ".note.luxen")]
     pub static VERSION_NOTE: ElfNote<{ VERSION.len() }> = ElfNote::new(NOTE_VERSION, version_bytes());

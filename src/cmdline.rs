@@ -393,4 +393,6 @@ fn bounded(value: &str, limit: u64, unit: &'static str, expected: &'static str) 
 }
 
 #[cfg(test)]
+mod documented;
+#[cfg(test)]
 mod tests;

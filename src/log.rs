@@ -10,9 +10,14 @@
 //! Until guests run, whoever logs waits for the console. From then on ([`pace`]) the console takes what it can take at once, and the rest when
 //! [`pump`] is called: nobody waits for a slow line, unless what is not printed yet would soon be overwritten. What guests may add is what [`room`] says,
 //! so that they are held back long before that.
+//!
+//! A build that takes over says so in the ring before its first line, so that a [listing](list) shows who wrote what.
+
+mod listing;
 
 use crate::frame::MfnRange;
 use core::fmt::{self, Write};
+use listing::Listing;
 use spin::Mutex;
 
 /// Bytes of the ring that serves until memory that survives is there.
@@ -57,7 +62,7 @@ impl<'a> Ring<'a> {
     /// The oldest contiguous piece at or after `from` that is still there, and the position behind it.
     pub fn piece(&self, from: u64) -> (&[u8], u64) {
         let len = self.buf.len() as u64;
-        let from = from.max(self.head.saturating_sub(len)).min(self.head);
+        let from = from.max(self.oldest()).min(self.head);
         let start = from % len;
         let n = (self.head - from).min(len - start);
         (&self.buf[start as usize..(start + n) as usize], from + n)
@@ -77,13 +82,14 @@ impl<'a> Ring<'a> {
         }
     }
 
-    /// Offers up to `limit` bytes that are not printed yet; `offer` says how many it took. How many that was in all.
-    pub fn offer(&mut self, limit: usize, mut offer: impl FnMut(&[u8]) -> usize) -> usize {
+    /// Offers up to `limit` bytes that are not printed yet and stand before position `until`; `offer` says how many it took. How many that was in all.
+    pub fn offer(&mut self, until: u64, limit: usize, mut offer: impl FnMut(&[u8]) -> usize) -> usize {
         let mut taken = 0;
-        while self.backlog() != 0 && taken < limit {
+        while self.printed < until.min(self.head) && taken < limit {
             let (piece, next) = self.piece(self.printed);
             let start = next - piece.len() as u64;
-            let piece = &piece[..piece.len().min(limit - taken)];
+            let before = usize::try_from(until.saturating_sub(start)).unwrap_or(usize::MAX);
+            let piece = &piece[..piece.len().min(limit - taken).min(before)];
             let n = offer(piece).min(piece.len());
             let is_all = n == piece.len();
             self.printed = start + n as u64;
@@ -100,9 +106,19 @@ impl<'a> Ring<'a> {
         self.head - self.printed
     }
 
+    /// Position of the oldest byte that is still there.
+    fn oldest(&self) -> u64 {
+        self.head.saturating_sub(self.buf.len() as u64)
+    }
+
+    /// The byte at a position that is still there.
+    fn byte(&self, at: u64) -> u8 {
+        self.buf[(at % self.buf.len() as u64) as usize]
+    }
+
     /// True if the next byte begins a line.
     pub fn is_at_line_start(&self) -> bool {
-        self.head == 0 || self.buf[((self.head - 1) % self.buf.len() as u64) as usize] == b'\n'
+        self.head == 0 || self.byte(self.head - 1) == b'\n'
     }
 
     /// Appends text whose lines end with `\n` alone, as the terminal wants them.
@@ -143,28 +159,60 @@ struct Log {
     backend: Option<Backend>,
     held: bool,
     paced: bool,
+    listing: Option<Listing>,
 }
 
-static LOG: Mutex<Log> = Mutex::new(Log { ring: None, place: None, backend: None, held: false, paced: false });
+static LOG: Mutex<Log> =
+    Mutex::new(Log { ring: None, place: None, backend: None, held: false, paced: false, listing: None });
 
 impl Log {
     fn flush(&mut self) {
         if self.held {
             return;
         }
-        if let (Some(ring), Some(backend)) = (&mut self.ring, self.backend) {
-            if self.paced {
-                ring.offer(OFFER_MAX, backend.offer);
-                // What would be overwritten soon is worth waiting for.
-                ring.print_down_to(ring.buf.len() as u64 / 2, backend.print);
-            } else {
-                ring.print(backend.print);
+        let (Some(ring), Some(backend)) = (&self.ring, self.backend) else { return };
+        // What would be overwritten soon is worth waiting for.
+        let may_wait = if self.paced { ring.buf.len() as u64 / 2 } else { 0 };
+        if self.paced {
+            self.serve(OFFER_MAX, backend.offer);
+        }
+        let print = |bytes: &[u8]| {
+            (backend.print)(bytes);
+            bytes.len()
+        };
+        while self.listing.is_some() && (!self.paced || self.backlog() > may_wait) {
+            self.serve(usize::MAX, print);
+        }
+        if let Some(ring) = &mut self.ring {
+            ring.print_down_to(may_wait, backend.print);
+        }
+    }
+
+    /// Offers the console up to `limit` bytes: of the ring, and of a listing where its place is.
+    fn serve(&mut self, limit: usize, mut offer: impl FnMut(&[u8]) -> usize) {
+        let Some(ring) = &mut self.ring else { return };
+        let place = self.listing.as_ref().map_or(u64::MAX, |listing| listing.after);
+        let mut taken = ring.offer(place, limit, &mut offer);
+        if ring.printed < place.min(ring.head) {
+            return;
+        }
+        if let Some(listing) = &mut self.listing {
+            let (more, is_over) = listing.offer(ring, limit - taken, &mut offer);
+            taken += more;
+            if is_over {
+                self.listing = None;
+                ring.offer(u64::MAX, limit - taken, &mut offer);
             }
         }
     }
 
     fn backlog(&self) -> u64 {
         self.ring.as_ref().map_or(0, Ring::backlog)
+    }
+
+    /// True if the console has not had everything.
+    fn has_more(&self) -> bool {
+        self.backlog() != 0 || self.listing.is_some()
     }
 }
 
@@ -197,21 +245,25 @@ pub fn release() {
     log.flush();
 }
 
-/// Moves the log into memory that survives updates, behind what `ring` already holds.
-pub fn move_to(mut ring: Ring<'static>, place: MfnRange) {
+/// Moves the log into memory that survives updates, behind what `ring` already holds and a line that says who writes from here on.
+pub fn move_to(mut ring: Ring<'static>, place: MfnRange, who: fmt::Arguments<'_>) {
     let mut log = LOG.lock();
+    let now = log.backend.map_or(0, |b| (b.now_ns)());
     if let Some(early) = &log.ring {
         let (head, printed) = early.positions();
         let mut at = 0;
         // What another build left unprinted comes first; what this one has printed already is not printed again.
         let nothing_pending = ring.positions().0 == ring.positions().1;
+        ring.start_line();
+        let start = ring.head;
+        write_line(&mut ring, now, format_args!("log: {who}"));
         while at < head {
             let (piece, next) = early.piece(at);
             ring.push(piece);
             at = next;
         }
         if nothing_pending {
-            ring.printed = ring.head - (head - printed);
+            ring.printed = if printed == 0 { start } else { ring.head - (head - printed) };
         }
     }
     log.ring = Some(ring);
@@ -244,17 +296,17 @@ pub fn drain() {
 /// Offers the console more of what it has not printed yet; true if something is left that it could have.
 pub fn pump() -> bool {
     let mut log = LOG.lock();
-    if log.backlog() == 0 {
+    if !log.has_more() {
         return false;
     }
     log.flush();
-    !log.held && log.backlog() != 0
+    !log.held && log.has_more()
 }
 
 /// True if [`pump`] has something to do.
 pub fn is_behind() -> bool {
     let log = LOG.lock();
-    !log.held && log.backlog() != 0
+    !log.held && log.has_more()
 }
 
 /// Bytes that guests may add now.
@@ -318,12 +370,40 @@ pub fn line_of(text: fmt::Arguments<'_>) {
     let mut log = LOG.lock();
     let now = log.backend.map_or(0, |b| (b.now_ns)());
     if let Some(ring) = &mut log.ring {
-        let micros = now / 1000;
-        ring.start_line();
-        // The ring takes everything: writing to it has no error.
-        let _ = writeln!(Line(ring), "[{:5}.{:06}] {text}", micros / 1_000_000, micros % 1_000_000);
+        write_line(ring, now, text);
     }
     log.flush();
+}
+
+fn write_line(ring: &mut Ring<'static>, now_ns: u64, text: fmt::Arguments<'_>) {
+    let micros = now_ns / 1000;
+    ring.start_line();
+    // The ring takes everything: writing to it has no error.
+    let _ = writeln!(Line(ring), "[{:5}.{:06}] {text}", micros / 1_000_000, micros % 1_000_000);
+}
+
+/// Shows the hypervisor's lines once more, as far as the log has them. They come behind what is not printed yet; what is logged from now on comes behind them.
+pub fn list() {
+    let mut log = LOG.lock();
+    if log.listing.is_none()
+        && let Some(ring) = &mut log.ring
+    {
+        ring.start_line();
+        log.listing = Some(Listing::new(ring));
+    }
+    log.flush();
+}
+
+/// An update comes: what is left of a listing is not shown any more, which is said.
+pub fn cut_listing() {
+    let mut log = LOG.lock();
+    let now = log.backend.map_or(0, |b| (b.now_ns)());
+    if let (Some(listing), Some(ring)) = (log.listing.take(), &mut log.ring) {
+        if listing.is_mid_line() {
+            ring.push(b"\r\n");
+        }
+        write_line(ring, now, format_args!("log: the listing is cut off by an update"));
+    }
 }
 
 /// For the panic handler alone: the lock may be held by whoever panicked, who will not come back.
@@ -387,7 +467,7 @@ mod tests {
         let mut out = Vec::new();
         // Three bytes at a time, as a console that is slow would have it.
         let mut offer = |ring: &mut Ring<'_>, limit| {
-            ring.offer(limit, |bytes| {
+            ring.offer(u64::MAX, limit, |bytes| {
                 let n = bytes.len().min(3);
                 out.extend_from_slice(&bytes[..n]);
                 n
@@ -401,6 +481,22 @@ mod tests {
         // The end of the buffer is no end of what is offered.
         assert_eq!((offer(&mut ring, 8), offer(&mut ring, 8)), (5, 0));
         assert_eq!(out, b"abcdefghij");
+    }
+
+    #[test]
+    fn what_is_offered_ends_where_it_has_to() {
+        let mut buf = [0; 8];
+        let mut ring = Ring::new(&mut buf);
+        ring.push(b"abcdefghij");
+        let mut out = Vec::new();
+        let mut take = |bytes: &[u8]| {
+            out.extend_from_slice(bytes);
+            bytes.len()
+        };
+        assert_eq!(ring.offer(5, 100, &mut take), 3, "the first two are overwritten");
+        assert_eq!((ring.offer(5, 100, &mut take), ring.backlog()), (0, 5));
+        assert_eq!(ring.offer(u64::MAX, 100, &mut take), 5);
+        assert_eq!(out, b"cdefghij");
     }
 
     #[test]

@@ -220,7 +220,8 @@ pub enum Key {
 }
 
 impl Key {
-    const GUEST: &'static [Self] = &[
+    /// Those of a guest, which are all there are.
+    pub(crate) const GUEST: &'static [Self] = &[
         Self::Name,
         Self::Memory,
         Self::Maxmem,
@@ -252,7 +253,7 @@ impl Key {
     }
 
     /// True for the one word that takes no value.
-    const fn stands_alone(self) -> bool {
+    pub(crate) const fn stands_alone(self) -> bool {
         matches!(self, Self::Privileged)
     }
 }

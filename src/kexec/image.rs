@@ -26,13 +26,14 @@
 //! | type | body |
 //! |---|---|
 //! | 1 | SHA-256 of the whole file with these 32 bytes, and the body of the note of type 4, taken as zero |
-//! | 2 | [`Needs`], 48 bytes, see [`Needs::encode`] |
+//! | 2 | [`Needs`], 56 bytes, see [`Needs::encode`] |
 //! | 3 | the version string, as the banner prints it: `luxen 0.1.0-b` |
 //! | 4 | the signature, 80 bytes, see `image/signature.rs`; an image without this note is not signed |
 //!
 //! Sources: ELF-64 object file format 1.5; Multiboot2 specification 2.0 §3.1.
 
 mod error;
+mod features;
 mod layout;
 mod multiboot2;
 mod notes;
@@ -50,6 +51,7 @@ use sha2::{Digest as _, Sha256};
 use crate::frame::{MfnRange, PAGE_SIZE};
 
 pub use error::ImageError;
+pub use features::MachineFeatures;
 use layout::Layout;
 use multiboot2::Relocatable;
 use notes::Notes;
@@ -213,11 +215,11 @@ impl<'a> NextImage<'a> {
         })
     }
 
-    /// Checks that all features that the image needs are among those `offered`.
-    pub fn check_features(&self, offered: u64) -> Result<(), ImageError> {
-        match self.needs.features & !offered {
-            0 => Ok(()),
-            missing => Err(ImageError::FeaturesMissing { missing }),
+    /// Checks that all features that the image needs are among those that the machine has.
+    pub fn check_features(&self, offered: MachineFeatures) -> Result<(), ImageError> {
+        match MachineFeatures::of_note(self.needs.features & !offered.bits()) {
+            missing if missing.is_empty() => Ok(()),
+            missing => Err(ImageError::FeaturesMissing { missing, offered }),
         }
     }
 

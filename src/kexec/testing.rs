@@ -25,6 +25,8 @@ pub const NEEDS: Needs = Needs {
     boot_footprint_bytes: 0x20_0000,
     features: 0b101,
     slot_bytes: 0x40_0000,
+    max_splits: 0x1234,
+    max_stream_frames: 0x5678,
 };
 
 /// A `PT_LOAD`.

@@ -3,6 +3,7 @@
 pub mod breadcrumb;
 pub mod claims;
 pub mod damage;
+pub mod history;
 pub mod mfn_list;
 pub mod needs;
 pub mod records;

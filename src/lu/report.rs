@@ -3,7 +3,8 @@
 //! The stamps are TSC values. The outgoing side's travel in the stream, the relocation code leaves two in the region's first page, the rest are
 //! the incoming side's. The line is printed when guests run again.
 
-use super::records::{Stage, Summary, stage};
+use super::records::{HistoryEntry, Outcome, Stage, Summary, stage};
+use super::update::name_of;
 use crate::frame::{Mfn, MfnRange};
 use crate::kexec::reloc;
 use crate::log;
@@ -101,22 +102,38 @@ pub fn print(host: &Host) {
     };
     RESUME_EXPECTED.store(false, Ordering::Release);
     host.update.lock().next_ns = tsc::now_ns() + host.options.lu_every_ns;
-    let scale = tsc::clock().scale;
+    let clock = tsc::clock();
     let resumed = if r.resumed != 0 { r.resumed } else { tsc::rdtsc() };
-    let between = |a: u64, b: u64| scale.ns(b.saturating_sub(a));
+    let between = |a: u64, b: u64| clock.scale.ns(b.saturating_sub(a));
     log::release();
     let s = &r.summary;
+    let entry = HistoryEntry {
+        number: 0,
+        sequence: s.version.update_sequence,
+        outcome: Outcome::Done,
+        nr_domains: u32::try_from(s.nr_domains).unwrap_or(u32::MAX),
+        at_ns: clock.ns_at(r.paused),
+        pause_ns: between(r.paused, resumed),
+        stages_ns: [
+            between(r.paused, r.relocation[0].max(r.saved)),
+            between(r.relocation[0].max(r.saved), r.entered),
+            between(r.entered, r.plugged),
+            between(r.plugged, r.restored),
+            between(r.restored, resumed),
+        ],
+        nr_extents: s.nr_extents,
+        nr_frames: s.nr_pages,
+        stream_bytes: s.len_bytes,
+        from: s.version.build,
+        to: name_of(crate::build::VERSION),
+    };
+    let [save, relocate, boot, restore, resume] = entry.stages_ns;
     log!(
         "lu",
-        "report {{\"sequence\":{},\"from\":\"{from}\",\"to\":\"{}\",\"pause_ns\":{},\"stages\":{{\"save\":{},\"relocate\":{},\"boot\":{},\"restore\":{},\"resume\":{}}},\"domains\":{},\"extents\":{},\"pages\":{},\"stream_bytes\":{},\"stream_version\":{}}}",
-        s.version.update_sequence,
+        "report {{\"sequence\":{},\"from\":\"{from}\",\"to\":\"{}\",\"pause_ns\":{},\"stages\":{{\"save\":{save},\"relocate\":{relocate},\"boot\":{boot},\"restore\":{restore},\"resume\":{resume}}},\"domains\":{},\"extents\":{},\"pages\":{},\"stream_bytes\":{},\"stream_version\":{}}}",
+        entry.sequence,
         crate::build::VERSION,
-        between(r.paused, resumed),
-        between(r.paused, r.relocation[0].max(r.saved)),
-        between(r.relocation[0].max(r.saved), r.entered),
-        between(r.entered, r.plugged),
-        between(r.plugged, r.restored),
-        between(r.restored, resumed),
+        entry.pause_ns,
         s.nr_domains,
         s.nr_extents,
         s.nr_pages,
@@ -124,6 +141,7 @@ pub fn print(host: &Host) {
         s.version.stream_version
     );
     super::update::print_trust(host);
+    host.update.lock().history.add(entry, "");
     let first = !core::mem::replace(&mut host.update.lock().later_created, true);
     if first && s.version.update_sequence == 1 {
         create::create_later_domains(host);

@@ -15,6 +15,7 @@ mod refused;
 use super::breadcrumb::{self, BreadcrumbError};
 use super::claims::{Claims, Disputes, HostClaim, NoRoom};
 use super::damage::{Damage, FIRST_DOMAIN};
+use super::history::History;
 use super::mfn_list::{self, MfnList, MfnListError};
 use super::records::{self, AnyRecord, DomainFault, HostFlags, LuHost, LuTime, Summary};
 use super::report::{self, Report};
@@ -130,6 +131,7 @@ pub struct Incoming {
     bad_frames: Vec<MfnRange>,
     faults: Vec<DomainFault>,
     disputes: Disputes,
+    history: History,
     report: Report,
 }
 
@@ -174,6 +176,7 @@ impl Incoming {
             bad_frames: Vec::new(),
             faults,
             disputes: Disputes::default(),
+            history: History::default(),
             report: Report::new(summary, region),
             list,
         };
@@ -217,6 +220,9 @@ impl Incoming {
                         self.xen_pages.try_reserve(1).map_err(|_| RestoreError::NoMemory)?;
                         self.xen_pages.push(extent.map_err(wrong)?.mfns());
                     }
+                }
+                AnyRecord::History(history) => {
+                    self.history.resume(history.entry, &text(&history.reason.to_vec().map_err(wrong)?));
                 }
                 AnyRecord::Stages(stages) => {
                     for stage in stages.iter() {
@@ -380,7 +386,11 @@ impl Incoming {
         HostParts {
             wallclock: (self.time.wallclock_sec, self.time.wallclock_nsec),
             modules: core::mem::take(&mut self.modules),
-            update: UpdateState::resumed(self.summary.version.update_sequence, &self.host),
+            update: UpdateState::resumed(
+                self.summary.version.update_sequence,
+                &self.host,
+                core::mem::take(&mut self.history),
+            ),
         }
     }
 

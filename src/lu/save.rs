@@ -79,6 +79,15 @@ pub struct Saved {
     pub blocks: Vec<Block>,
 }
 
+impl Saved {
+    /// Gives the frames back: nobody is to read them.
+    pub fn free(self, host: &Host) {
+        for block in self.blocks {
+            host.frames.free(block);
+        }
+    }
+}
+
 /// What the update machinery knows and the incoming side goes on with.
 pub struct UpdateFacts {
     /// In which version everything is written.
@@ -121,9 +130,7 @@ pub fn save(host: &Host, facts: &UpdateFacts) -> Result<Saved, SaveError> {
     match result {
         Ok(root) => Ok(Saved { root, blocks }),
         Err(e) => {
-            for block in blocks {
-                host.frames.free(block);
-            }
+            blocks.into_iter().for_each(|block| host.frames.free(block));
             Err(e)
         }
     }
@@ -160,6 +167,9 @@ fn write_all<D: Dest>(host: &Host, facts: &UpdateFacts, out: &mut Writer<D>) -> 
         wallclock_nsec: host.wallclock.1,
     })?;
     out.save(&facts.host)?;
+    for past in host.update.lock().history.iter() {
+        out.save_history(&past.entry, &past.reason)?;
+    }
     out.record(LU_CMDLINE, host.command_line.as_bytes())?;
     for module in host.modules.lock().iter() {
         out.save_module(module.start.mfn_containing(), module.len_bytes, module.string.as_bytes())?;

@@ -11,12 +11,15 @@ use crate::x86::heap;
 /// Does what a key asks for.
 pub fn command(host: &Host, key: u8) {
     match key {
-        b'?' | b'h' => help(host),
+        b'?' => help(host),
         b'u' => update::request(host),
         b'p' => update::plan_only(host),
+        b'y' => update::request_dry_run(host),
+        b'h' => update::print_history(host),
         b'c' => create::create_later_domains(host),
         b'd' => domains(host),
-        b'l' => {
+        b'l' => log::list(),
+        b'm' => {
             crate::start::print_ledger(host.frames);
             let (used, free) = heap::usage();
             log!("heap", "{used} bytes of small objects, {free} free; {:?}", host.frames.stats());
@@ -32,8 +35,9 @@ pub fn command(host: &Host, key: u8) {
 
 fn help(host: &Host) {
     let key = char::from(host.options.switch_key | 0x40);
-    log!("console", "u update  p plan an update  c create the domains marked create=later");
-    log!("console", "d domains  l ledger  f type finish to every domain  q end this run");
+    log!("console", "u update  p plan an update  y dry run of an update  h history of updates");
+    log!("console", "l the hypervisor's lines so far  d domains  m memory  ? these lines");
+    log!("console", "c create the domains marked create=later  f type finish to every domain  q end this run");
     log!("console", "Ctrl-{key} types to each domain in turn, then here again; 1 to 9 type to d1 to d9");
     log!(
         "console",

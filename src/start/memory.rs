@@ -12,6 +12,7 @@ use crate::build;
 use crate::cmdline::{BadPages, Options};
 use crate::frame::{CHUNK_FRAMES, CHUNK_SIZE, DomId, Maddr, Mfn, MfnRange, Order, PAGE_SIZE};
 use crate::log;
+use crate::lu::needs::RegionNeeds;
 use crate::memmap::{MAX_FAULTY, MemMap};
 use crate::mm::bootmem::{BootAlloc, BootBlock, OutOfBootMemory};
 use crate::mm::frametable::{ChunkEntry, ClaimError, Frames, InitError, NR_SLABS, Split, SplitSlab, boot_slab_splits};
@@ -162,7 +163,8 @@ impl Placed {
             .ok_or(Fatal::NoBootMemory { what: "page tables", left: self.boot.stats().left })?;
         paging::load(own_l4);
         percpu::this_cpu().loaded_l4.set(Some(own_l4));
-        Ok(Mapped { placed: self, own_l4 })
+        let page_tables = self.boot.stats().given * PAGE_SIZE;
+        Ok(Mapped { placed: self, own_l4, page_tables })
     }
 }
 
@@ -170,6 +172,7 @@ impl Placed {
 pub struct Mapped {
     placed: Placed,
     own_l4: Mfn,
+    page_tables: u64,
 }
 
 /// Boot memory as a slice for ever.
@@ -209,14 +212,16 @@ fn feed(frames: &Frames, boot: &mut BootAlloc, needed: u64) -> Result<(), Fatal>
 impl Mapped {
     /// Makes the frametable, and memory for small objects.
     pub fn make_frames(self) -> Result<Framed, Fatal> {
-        let Self { placed: Placed { firmware, region, mut boot }, own_l4 } = self;
+        let Self { placed: Placed { firmware, region, mut boot }, own_l4, page_tables } = self;
         let out = |what| move |e: OutOfBootMemory| Fatal::NoBootMemory { what, left: e.left };
         let heap_frames = build::EARLY_HEAP_BYTES / PAGE_SIZE;
         let early = boot.alloc(heap_frames, Order::PAGE).map_err(out("small objects"))?;
+        let fixed = (boot.stats().given + boot.stats().reserved) * PAGE_SIZE - page_tables;
         heap::add(into_bytes(early));
         let nr_entries = firmware.map.end().div_ceil(CHUNK_FRAMES);
         let bytes = nr_entries * size_of::<ChunkEntry>() as u64;
         let block = boot.alloc(bytes.div_ceil(PAGE_SIZE), Order::PAGE).map_err(out("the frametable"))?;
+        let frametable = block.range().len_bytes();
         let entries: &'static [ChunkEntry] = into_slice(block, nr_entries as usize);
         let frames = FRAMES.call_once(|| Frames::new(entries, &SLABS));
         for ram in firmware.map.ram() {
@@ -233,7 +238,8 @@ impl Mapped {
         }
         frames.lock().init_region(region.range()).map_err(Fatal::Frametable)?;
         frames.lock().init_image(firmware.slot).map_err(Fatal::Frametable)?;
-        Ok(Framed { firmware, region, boot, own_l4, frames })
+        let used = RegionNeeds { fixed, frametable, page_tables, page_records: 0 };
+        Ok(Framed { firmware, region, boot, own_l4, frames, used })
     }
 }
 
@@ -248,6 +254,8 @@ pub struct Framed {
     pub own_l4: Mfn,
     /// All frames.
     pub frames: &'static Frames,
+    /// What was used of the region, but for page records.
+    used: RegionNeeds,
 }
 
 impl Framed {
@@ -271,11 +279,19 @@ impl Framed {
 
     /// All that nobody claimed becomes free memory; what is left of the region serves small objects.
     pub fn plug_in(self) -> Plugged {
-        let Self { firmware, region, boot, own_l4, frames } = self;
+        let Self { firmware, region, boot, own_l4, frames, mut used } = self;
         super::failure::note_plugged();
+        let (nr_used, nr_total) = {
+            let mut frames = frames.lock();
+            let pool = frames.pool();
+            (pool.nr_total() - pool.nr_unused(), pool.nr_total())
+        };
+        used.page_records = nr_used * size_of::<Split>() as u64;
         frames.plug_in(map_splits);
         let stats = boot.stats();
         log!("bootmem", "{stats}");
+        // The outgoing build has said what it planned, in the same words.
+        log!("bootmem", "used of the region: {used}, {nr_used} of {nr_total} splits");
         for range in boot.finish().left() {
             let Some(first) = range.first() else { continue };
             #[expect(unsafe_code, reason = "the region's rest becomes the heap")]

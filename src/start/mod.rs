@@ -320,7 +320,8 @@ fn cold(plugged: Plugged, modules: Vec<Module>, given: Given<'_>) -> Result<(), 
     let no_log = || Fatal::NoMemory { what: "the log" };
     let block = frames.alloc(LOG_ORDER).ok_or_else(no_log)?;
     let block = frames.preserve(block).map_err(|_| no_log())?;
-    log::move_to(log::Ring::new(log_memory(block.range())), block.range());
+    let who = format_args!("{} writes from here on, since the cold boot", crate::build::VERSION);
+    log::move_to(log::Ring::new(log_memory(block.range())), block.range(), who);
     let wallclock = (cmos::unix_seconds(), 0);
     let update = crate::lu::update::UpdateState::cold();
     let host = host::install(make_host(plugged, given, m2p, HostParts { wallclock, modules, update }));
@@ -353,7 +354,10 @@ fn warm(plugged: Plugged, mut incoming: Incoming, given: Given<'_>) -> Result<()
     let m2p = incoming.take_m2p();
     map_m2p(frames, plugged.own_l4, &m2p)?;
     if let Some(saved) = incoming.log() {
-        log::move_to(log::Ring::resume(log_memory(saved.range), saved.head, saved.printed), saved.range);
+        let (from, number) = (incoming.from(), incoming.sequence());
+        let who =
+            format_args!("{} writes from here on, since update {number}; before it {from}", crate::build::VERSION);
+        log::move_to(log::Ring::resume(log_memory(saved.range), saved.head, saved.printed), saved.range, who);
     }
     log!("start", "{} took over from {}, update {}", crate::build::VERSION, incoming.from(), incoming.sequence());
     print_ledger(frames);

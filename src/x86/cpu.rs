@@ -1,11 +1,14 @@
 //! CPU features and control registers.
 
+use crate::kexec::image::MachineFeatures;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags};
 use x86_64::registers::xcontrol::{XCr0, XCr0Flags};
 
 /// What this CPU can do, as far as it matters here.
 #[derive(Clone, Copy, Debug)]
 pub struct Features {
+    /// No-execute pages.
+    pub nx: bool,
     /// Pages of 1 GiB.
     pub gib_pages: bool,
     /// XSAVE and friends.
@@ -66,6 +69,7 @@ pub fn features() -> Features {
         3
     };
     Features {
+        nx: ext & (1 << 20) != 0,
         gib_pages: ext & (1 << 26) != 0,
         xsave,
         xcr0,
@@ -74,6 +78,20 @@ pub fn features() -> Features {
         fsgsbase: seven & 1 != 0,
         smep: seven & (1 << 7) != 0,
         crc32: one.ecx & (1 << 20) != 0,
+    }
+}
+
+impl Features {
+    /// The same, as a next build asks for it.
+    pub fn offered(&self) -> MachineFeatures {
+        let mut offered = MachineFeatures::empty();
+        offered.set(MachineFeatures::NX, self.nx);
+        offered.set(MachineFeatures::GIB_PAGES, self.gib_pages);
+        offered.set(MachineFeatures::XSAVE, self.xsave);
+        offered.set(MachineFeatures::FSGSBASE, self.fsgsbase);
+        offered.set(MachineFeatures::SMEP, self.smep);
+        offered.set(MachineFeatures::X2APIC, self.x2apic);
+        offered
     }
 }
 

@@ -177,7 +177,8 @@ pub fn attend(
                 while acts.next_if(|act| said.satisfies(act, None)).is_some() {
                     said.forget();
                 }
-                if transcript.verdict.is_some() {
+                // One that stays is ended by the one who looks into it.
+                if transcript.verdict.is_some() && !machine.stays() {
                     deadline = deadline.min(Instant::now() + EXIT_GRACE);
                 }
             }

@@ -33,6 +33,12 @@ pub enum Damage {
     Signature,
     /// One bit in the middle of the file is another, and the digest was made right again, but not the signature.
     Altered,
+    /// A good image that needs a feature that nothing has.
+    Features,
+    /// A good image with three places for page records.
+    Places,
+    /// A good image that takes a stream of two frames.
+    StreamFrames,
     /// A good image that says that it reads stream versions from 3 on only.
     NewerStream,
 }
@@ -50,7 +56,7 @@ const MULTIBOOT2_SEARCH_BYTES: usize = 32 * 1024;
 
 impl Damage {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::Truncated,
         Self::Flipped,
         Self::NotMultiboot2,
@@ -61,6 +67,9 @@ impl Damage {
         Self::Stranger,
         Self::Signature,
         Self::Altered,
+        Self::Features,
+        Self::Places,
+        Self::StreamFrames,
         Self::NewerStream,
     ];
 
@@ -77,6 +86,9 @@ impl Damage {
             Self::Stranger => "stranger",
             Self::Signature => "signature",
             Self::Altered => "altered",
+            Self::Features => "features",
+            Self::Places => "places",
+            Self::StreamFrames => "stream-frames",
             Self::NewerStream => "newer-stream",
         };
         Path::new(paths::DAMAGED).join(name)
@@ -101,12 +113,10 @@ impl Damage {
                 let place = digest::place(&file)?;
                 file[place.start - 8..place.start].fill(b'x');
             }
-            Self::NewerStream => {
-                let place = digest::note(&file, NOTE_NEEDS)?.start + STREAM_MIN;
-                file[place..place + 4].copy_from_slice(&3u32.to_le_bytes());
-                file[place + 4..place + 8].copy_from_slice(&4u32.to_le_bytes());
-                sign::sign(&mut file, key)?;
-            }
+            Self::Features => change_needs(&mut file, 32, &(1u64 << 63 | 1).to_le_bytes(), key)?,
+            Self::Places => change_needs(&mut file, 48, &3u32.to_le_bytes(), key)?,
+            Self::StreamFrames => change_needs(&mut file, 52, &2u32.to_le_bytes(), key)?,
+            Self::NewerStream => change_needs(&mut file, STREAM_MIN, &[3, 0, 0, 0, 4, 0, 0, 0], key)?,
             Self::Unsigned => sign::unsign(&mut file)?,
             Self::Stranger => sign::sign(&mut file, &sign::stranger())?,
             Self::Signature => {
@@ -138,6 +148,15 @@ pub fn make_all() -> Result<()> {
 fn multiboot2_header(file: &[u8]) -> Option<usize> {
     let words = file.len().min(MULTIBOOT2_SEARCH_BYTES) / 8;
     (0..words).map(|word| word * 8).find(|at| file[*at..*at + 4] == MULTIBOOT2_MAGIC.to_le_bytes())
+}
+
+/// Changes a field of the note that says what the image needs, and makes digest and signature right again.
+fn change_needs(file: &mut [u8], offset: usize, value: &[u8], key: &SigningKey) -> Result<()> {
+    let note = digest::note(file, NOTE_NEEDS)?;
+    ensure!(offset + value.len() <= note.len(), "the note of its needs has {} bytes", note.len());
+    let start = note.start + offset;
+    file[start..start + value.len()].copy_from_slice(value);
+    sign::sign(file, key)
 }
 
 /// Adds twice a slot to the memory size of the PT_LOAD segment that ends last.

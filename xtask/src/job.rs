@@ -132,6 +132,7 @@ pub fn images() -> [Module; 2] {
 
 /// What the caller may say about the main job.
 #[derive(clap::Args, Clone, Debug)]
+#[group(skip)]
 pub struct Args {
     /// The Linux guest's kernel, a bzImage or an ELF file [default: Debian's]
     #[arg(long, value_name = "FILE")]

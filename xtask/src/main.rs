@@ -3,6 +3,7 @@
 //! Every verb works from the repository's root, installs what it needs where it may, and keeps what it makes under
 //! `target/luxen/`: the two kernels, the guests, ISO images, damaged images, `keys/` and `logs/`.
 
+mod bench;
 mod build;
 mod check;
 mod console;
@@ -13,8 +14,10 @@ mod grub_pv;
 mod image;
 mod job;
 mod linux;
+mod lu;
 mod paths;
 mod pause;
+mod planned;
 mod qemu;
 mod report;
 mod run;
@@ -22,6 +25,7 @@ mod scenario;
 mod setup;
 mod sign;
 mod step;
+mod stop;
 mod symbols;
 mod transcript;
 
@@ -67,17 +71,33 @@ enum Verb {
     /// A scenario passes if the debug-exit value and the last line agree on the verdict that it expects, and all that it
     /// says about the console holds. No verdict in time is an ERROR, not a failure. Long ones run with --all, or by name.
     QemuTest(scenario::Args),
+    /// Take apart what crosses an update.
+    ///
+    /// By a decoder that is written from docs/handover.md alone. `run --save-stream` captures.
+    Lu(lu::Args),
     /// Fuzz what reads bytes that luxen has not made: streams, images, kernels, command lines, page tables...
     ///
     /// Each target of tests/fuzz runs under libFuzzer for a while. The exit code is 0 only if none found anything.
     Fuzz(fuzz::Args),
     /// Measure, and put the figures beside what they have to reach.
-    #[command(subcommand)]
+    ///
+    /// By itself: the pure code on this machine, beside baselines (claims, free memory, stream, pages, page types, metadata). Native, release, on one
+    /// core, several rounds in turn. Prints one table and draws the curves into target/luxen/bench/. Takes a few minutes and some gibibytes of
+    /// memory; docs/performance.md tells what the figures mean.
     Bench(Bench),
 }
 
+#[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+struct Bench {
+    #[command(subcommand)]
+    kind: Option<BenchKind>,
+    #[command(flatten)]
+    host: bench::Args,
+}
+
 #[derive(Subcommand)]
-enum Bench {
+enum BenchKind {
     /// What the pause of an update costs, in instructions.
     ///
     /// Machines of 512 MiB to 14 GiB with one to 64 guests, each measured twice; a table of every pause by stage, the targets, and pictures under
@@ -113,8 +133,10 @@ impl Verb {
             Verb::Run(args) => run::verb(args),
             Verb::Test(args) => check::verb(args),
             Verb::QemuTest(args) => scenario::verb(args),
+            Verb::Lu(args) => lu::verb(args),
             Verb::Fuzz(args) => fuzz::verb(args),
-            Verb::Bench(Bench::Pause(args)) => pause::verb(&args),
+            Verb::Bench(Bench { kind: Some(BenchKind::Pause(args)), .. }) => pause::verb(&args),
+            Verb::Bench(Bench { kind: None, host }) => bench::verb(host),
         }
     }
 }

@@ -18,6 +18,10 @@ pub const KEYS: &str = "target/luxen/keys";
 pub const DEBIAN: &str = "target/luxen/debian";
 /// The same of the kernel for cloud images.
 pub const DEBIAN_CLOUD: &str = "target/luxen/debian-cloud";
+/// Xen's own check of migration streams, unpacked.
+pub const DEBIAN_XEN: &str = "target/luxen/debian-xen";
+/// Streams that scenarios capture.
+pub const STREAMS: &str = "target/luxen/streams";
 /// Cargo's directory for programs without shared libraries: other flags would make host builds stale.
 pub const STATIC_TARGET: &str = "target/static";
 /// Cargo's directory for the bare targets: RUSTC_BOOTSTRAP would otherwise make host builds stale.
@@ -30,7 +34,7 @@ pub fn enter_root() -> Result<()> {
         std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
     let root = manifest.parent().context("xtask's directory has no parent")?;
     std::env::set_current_dir(root).with_context(|| format!("cannot enter {}", root.display()))?;
-    for dir in [OUT, LOGS, ISO, DAMAGED, KEYS] {
+    for dir in [OUT, LOGS, ISO, DAMAGED, KEYS, STREAMS] {
         fs::create_dir_all(dir).with_context(|| format!("cannot make {dir}"))?;
     }
     Ok(())

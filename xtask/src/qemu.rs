@@ -1,7 +1,7 @@
 //! The virtual machine: how QEMU is called.
 
 use crate::image::Boot;
-use crate::{paths, step};
+use crate::{paths, step, stop};
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -49,6 +49,15 @@ pub enum Loader {
     Qemu(Boot),
 }
 
+/// How xtask looks into a machine, see [`crate::stop`].
+#[derive(Clone, Debug)]
+pub struct Inspect {
+    /// The directory of its sockets.
+    pub sockets: PathBuf,
+    /// It does not go away by itself, neither with a verdict nor by a reset: its memory can be looked at when it has come to rest.
+    pub stays: bool,
+}
+
 /// A machine to start.
 #[derive(Clone, Debug)]
 pub struct Machine {
@@ -64,6 +73,8 @@ pub struct Machine {
     pub serial: Serial,
     /// It boots again after a reset; otherwise that ends it.
     pub reboots: bool,
+    /// If somebody looks into it: then it stands still until it is told to run.
+    pub inspect: Option<Inspect>,
 }
 
 impl Machine {
@@ -96,7 +107,21 @@ impl Machine {
                 add(&["-mon", "chardev=com1,mode=readline", "-echr", QEMU_ESCAPE]);
             }
         }
-        add(&["-serial", "chardev:com1", "-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
+        add(&["-serial", "chardev:com1"]);
+        if !self.stays() {
+            add(&["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
+        }
+        if let Some(inspect) = &self.inspect {
+            for (name, option) in [(stop::GDB_SOCKET, "-gdb"), (stop::QMP_SOCKET, "-qmp")] {
+                let socket = inspect.sockets.join(name).to_string_lossy().replace(',', ",,");
+                add(&["-chardev", &format!("socket,id={name},path={socket},server=on,wait=off")]);
+                add(&[option, &format!("chardev:{name}")]);
+            }
+            add(&["-S"]);
+            if self.stays() {
+                add(&["-no-shutdown"]);
+            }
+        }
         match &self.loader {
             Loader::Grub(iso) => {
                 // The image boots from a disk as well. GRUB reads 40 MB from this one in 5 s of the host's processor, from an
@@ -118,6 +143,11 @@ impl Machine {
             }
         }
         args
+    }
+
+    /// True if it does not go away by itself.
+    pub fn stays(&self) -> bool {
+        self.inspect.as_ref().is_some_and(|inspect| inspect.stays)
     }
 
     /// The call, ready to be started from the repository's root.
@@ -156,6 +186,7 @@ mod tests {
             clock: Clock::Instructions,
             serial: Serial::Pipes,
             reboots: false,
+            inspect: None,
         };
         let args = machine.args();
         assert_eq!(args.last().unwrap(), "x guest name=x -- 1,,2,y image name=y");

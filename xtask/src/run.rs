@@ -2,14 +2,15 @@
 
 use crate::console::{self, End, Outcome};
 use crate::image::Boot;
-use crate::qemu::{self, Accel, Clock, Loader, Machine, Serial};
+use crate::lu::capture;
+use crate::qemu::{self, Accel, Clock, Inspect, Loader, Machine, Serial};
 use crate::report::{self, GuestResult, RunResult, Verdict};
 use crate::transcript::{Line, Transcript};
-use crate::{build, image, job, paths, setup, transcript};
+use crate::{build, image, job, paths, setup, stop, transcript};
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,9 @@ pub struct Args {
     /// Write the verdict, every update's report and the guests' verdicts to FILE as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Save what crosses each update to DIR, as update-N.stream, update-N.list and update-N.json; see `lu dump`
+    #[arg(long, value_name = "DIR", conflicts_with = "interactive")]
+    save_stream: Option<PathBuf>,
     /// Stay on the console, in real time: `?` lists the hypervisor's keys, Ctrl-] x ends QEMU
     #[arg(long)]
     interactive: bool,
@@ -44,6 +48,7 @@ pub struct Args {
 /// `cargo xtask run`.
 pub fn verb(mut args: Args) -> Result<ExitCode> {
     let json = paths::from_caller(args.json.clone())?;
+    args.save_stream = paths::from_caller(args.save_stream)?;
     args.job = args.job.with_absolute_paths()?;
     paths::enter_root()?;
     let result = carry_out(&args).unwrap_or_else(|error| {
@@ -72,6 +77,7 @@ fn carry_out(args: &Args) -> Result<RunResult> {
     eprintln!("image {}: done ({:.1} s)", iso.display(), started.elapsed().as_secs_f64());
 
     let log = paths::log("run");
+    let sockets = tempfile::tempdir().context("cannot make a temporary directory")?;
     let machine = Machine {
         memory: args.memory.clone(),
         loader: Loader::Grub(iso),
@@ -79,23 +85,49 @@ fn carry_out(args: &Args) -> Result<RunResult> {
         clock: if args.interactive || args.accel == Accel::Kvm { Clock::Host } else { Clock::Instructions },
         serial: if args.interactive { Serial::Terminal { log: log.clone() } } else { Serial::Pipes },
         reboots: false,
+        inspect: args.save_stream.is_some().then(|| Inspect { sockets: sockets.path().to_owned(), stays: false }),
     };
     println!("$ {}", machine.pasteable());
+    let mut unsaved = None;
     let outcome = if args.interactive {
         interact(&machine, log)?
     } else {
         let mut screen = Screen::new(&boot);
-        let outcome = console::attend(&machine, &[], Duration::from_secs(args.limit), &log, |line| screen.show(line))?;
+        let limit = Duration::from_secs(args.limit);
+        let mut attend = || console::attend(&machine, &[], limit, &log, |line| screen.show(line));
+        let outcome = match &args.save_stream {
+            None => attend()?,
+            Some(dir) => {
+                let (outcome, saved) = save_streams(sockets.path(), dir, attend)?;
+                unsaved = saved.err();
+                outcome
+            }
+        };
         screen.unfold();
         outcome
     };
 
     let wanted = if args.interactive { None } else { Some(updates) };
-    let (verdict, reasons) = judge(&outcome, &boot, wanted);
+    let (mut verdict, mut reasons) = judge(&outcome, &boot, wanted);
+    if let Some(error) = unsaved {
+        verdict = verdict.max(Verdict::Error);
+        reasons.push(format!("streams were not saved: {error:#}"));
+    }
     let guests = guest_results(&boot, &outcome.transcript);
     summarise(&outcome, &guests);
     reasons.iter().for_each(|reason| println!("why: {reason}"));
     Ok(RunResult { verdict, updates: outcome.transcript.updates, guests, shell: outcome.shell })
+}
+
+/// Saves what crosses each update while the machine runs.
+fn save_streams(sockets: &Path, dir: &Path, attend: impl FnOnce() -> Result<Outcome>) -> Result<(Outcome, Result<()>)> {
+    fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    let (outcome, captures) = stop::watched(sockets, attend, |watch| capture::save_all(watch, dir))?;
+    let saved = captures.and_then(|mut captures| {
+        println!("streams: {} in {}", captures.len(), dir.display());
+        capture::save_who_took_over(&mut captures, &outcome.transcript.updates, dir)
+    });
+    Ok((outcome, saved))
 }
 
 /// Gives the terminal to QEMU and reads its log afterwards.

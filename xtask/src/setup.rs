@@ -92,6 +92,10 @@ pub const LINUX: &[Need] = &[
     program("apt-get", "apt"),
 ];
 
+/// What Xen's check of migration streams takes.
+pub const XEN: &[Need] =
+    &[program("python3", "python3-minimal"), program("dpkg-deb", "dpkg"), program("apt-get", "apt")];
+
 /// Installs what is missing, or tells how.
 pub fn ensure(needs: &[Need]) -> Result<()> {
     let sysroot = sysroot()?;

@@ -1,5 +1,6 @@
 //! What a console said: luxen's own lines, its guests' lines, and what they amount to.
 
+use crate::planned::Region;
 use crate::report::{Update, Verdict};
 use regex::Regex;
 use std::collections::BTreeMap;
@@ -103,6 +104,10 @@ pub struct Transcript {
     pub alarms: Vec<String>,
     /// Claimed and free frames, as each boot and the end counted them.
     pub ledgers: Vec<Memory>,
+    /// What each update was to use of the region, and what it used.
+    pub regions: Vec<(Region, Region)>,
+    /// What the next update is to use of the region.
+    planned: Option<Region>,
     /// The file in target/luxen/ that now runs, as the last banner says.
     pub running: Option<&'static str>,
     /// The verdict, if it is the last line.
@@ -129,6 +134,10 @@ impl Transcript {
                     }
                     Err(error) => self.unreadable.push(format!("{error}: {line}")),
                 }
+            }
+            Line::Hypervisor("lu", text) if text.starts_with("planned ") => self.planned = Region::parse(text),
+            Line::Hypervisor("bootmem", text) if text.starts_with("used ") => {
+                self.regions.extend(self.planned.take().zip(Region::parse(text)));
             }
             Line::Hypervisor("start", text) if text.starts_with("luxen ") => {
                 let version = text.split([' ', ',']).nth(1).unwrap_or_default();

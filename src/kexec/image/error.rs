@@ -3,6 +3,7 @@
 use core::fmt;
 
 use super::Digest;
+use super::features::MachineFeatures;
 use super::multiboot2::SEARCH_LEN;
 use super::notes::NOTE_OWNER;
 use crate::trust::{KeyId, KeyIds};
@@ -69,8 +70,8 @@ pub enum ImageError {
     SlotUnusable { start: u64, end: u64, min: u64, limit: u64, align: u64 },
     /// The image reads none of the stream versions that this hypervisor can write.
     StreamVersion { reads_min: u32, reads_max: u32, writes_min: u32, writes_max: u32 },
-    /// The image needs features that this hypervisor does not offer.
-    FeaturesMissing { missing: u64 },
+    /// The image needs features that this machine does not have.
+    FeaturesMissing { missing: MachineFeatures, offered: MachineFeatures },
 }
 
 impl ImageError {
@@ -171,8 +172,8 @@ impl fmt::Display for ImageError {
                 "the image reads stream versions {reads_min} to {reads_max}, this hypervisor writes {writes_min} to \
                  {writes_max}"
             ),
-            Self::FeaturesMissing { missing } => {
-                write!(f, "the image needs features {missing:#x} that this hypervisor does not have")
+            Self::FeaturesMissing { missing, offered } => {
+                write!(f, "the image needs {missing}, which this machine does not have; it has {offered}")
             }
         }
     }

@@ -33,8 +33,11 @@ pub const NOTE_SIGNATURE: u32 = 4;
 /// | 24 | u64 | `boot_footprint_bytes` |
 /// | 32 | u64 | `features` |
 /// | 40 | u64 | `slot_bytes` |
+/// | 48 | u32 | `max_splits` |
+/// | 52 | u32 | `max_stream_frames` |
 ///
-/// A body may be longer: what follows is for readers that know it.
+/// A body may be longer: what follows is for readers that know it. One of 48 bytes is of a build that did not say how much it takes:
+/// [`Needs::UNSAID_SPLITS`] and [`Needs::UNSAID_STREAM_FRAMES`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Needs {
     /// Bytes of a `page_info`.
@@ -49,17 +52,27 @@ pub struct Needs {
     pub stream_writes: u32,
     /// What it allocates from the region however small the machine is.
     pub boot_footprint_bytes: u64,
-    /// Features that the outgoing side must have, a bit each.
+    /// Features that the machine must have: [`MachineFeatures`](super::MachineFeatures).
     pub features: u64,
     /// Size of the slot that it expects to own.
     pub slot_bytes: u64,
+    /// Splits, records of the 512 pages of a chunk, for which its boot has places.
+    pub max_splits: u32,
+    /// Frames of a stream, list pages included, that its boot can keep in mind.
+    pub max_stream_frames: u32,
 }
 
 impl Needs {
     /// The version of the layout.
     pub const VERSION: u32 = 1;
     /// Bytes of the layout.
-    pub const LEN: usize = 48;
+    pub const LEN: usize = 56;
+    /// Bytes of the layout without `max_splits` and what follows it.
+    const SHORT_LEN: usize = 48;
+    /// `max_splits` of a build that does not say it: 1024 slabs of eight.
+    pub const UNSAID_SPLITS: u32 = 8192;
+    /// `max_stream_frames` of a build that does not say it: what fits 2 MiB of small objects.
+    pub const UNSAID_STREAM_FRAMES: u32 = 16384;
 
     /// The note's body.
     pub const fn encode(&self) -> [u8; Self::LEN] {
@@ -80,12 +93,15 @@ impl Needs {
         put(&mut body, 24, self.boot_footprint_bytes.to_le_bytes());
         put(&mut body, 32, self.features.to_le_bytes());
         put(&mut body, 40, self.slot_bytes.to_le_bytes());
+        put(&mut body, 48, self.max_splits.to_le_bytes());
+        put(&mut body, 52, self.max_stream_frames.to_le_bytes());
         body
     }
 
     fn decode(body: &[u8]) -> Result<Self, ImageError> {
         let bad = ImageError::BadNote { kind: NOTE_NEEDS, found: body.len() };
         let u32_at = |at| u32_at(body, at).ok_or(bad);
+        let limit_at = |at, unsaid| if body.len() == Self::SHORT_LEN { Ok(unsaid) } else { u32_at(at) };
         let u64_at = |at: usize| -> Result<u64, ImageError> {
             let bytes = body.get(at..).and_then(|rest| rest.first_chunk()).ok_or(bad)?;
             Ok(u64::from_le_bytes(*bytes))
@@ -103,6 +119,8 @@ impl Needs {
             boot_footprint_bytes: u64_at(24)?,
             features: u64_at(32)?,
             slot_bytes: u64_at(40)?,
+            max_splits: limit_at(48, Self::UNSAID_SPLITS)?,
+            max_stream_frames: limit_at(52, Self::UNSAID_STREAM_FRAMES)?,
         };
         if needs.stream_min > needs.stream_max { Err(bad) } else { Ok(needs) }
     }
@@ -240,7 +258,13 @@ mod tests {
         // The layout is what the table in the documentation says.
         let body = NEEDS.encode();
         assert_eq!(body[..4], [1, 0, 0, 0]);
-        assert_eq!(body[40..], [0, 0, 0x40, 0, 0, 0, 0, 0]);
+        assert_eq!(body[40..], [0, 0, 0x40, 0, 0, 0, 0, 0, 0x34, 0x12, 0, 0, 0x78, 0x56, 0, 0]);
+        // A build that does not say how much it takes is not trusted with more than such builds took.
+        let shorter = Needs { max_splits: 8192, max_stream_frames: 16384, ..NEEDS };
+        assert_eq!(Needs::decode(&body[..48]), Ok(shorter));
+        for len in (0..48).chain(49..56) {
+            assert_eq!(Needs::decode(&body[..len]), Err(ImageError::BadNote { kind: NOTE_NEEDS, found: len }));
+        }
     }
 
     #[test]

@@ -192,7 +192,7 @@ fn notes_that_are_missing_doubled_or_odd_are_refused() {
     assert_eq!(refused(|i| i.notes[0].1.truncate(31)), ImageError::BadNote { kind: 1, found: 31 });
     assert_eq!(refused(|i| i.notes[1].1.truncate(44)), ImageError::BadNote { kind: 2, found: 44 });
     assert_eq!(refused(|i| i.notes[1].1[0] = 2), ImageError::NeedsVersion { found: 2, known: 1 });
-    assert_eq!(refused(|i| i.notes[1].1[12] = 3), ImageError::BadNote { kind: 2, found: 48 });
+    assert_eq!(refused(|i| i.notes[1].1[12] = 3), ImageError::BadNote { kind: 2, found: 56 });
     for text in [&b"\0"[..], b"a\"b", b"a\nb", b"\xff"] {
         assert_eq!(refused(|i| i.notes[2].1 = text.to_vec()), ImageError::BadNote { kind: 3, found: text.len() });
     }
@@ -241,8 +241,10 @@ fn the_newest_common_stream_version_is_chosen() {
             Err(ImageError::StreamVersion { reads_min: 1, reads_max: 2, writes_min, writes_max })
         );
     }
-    assert_eq!(image.check_features(0b111), Ok(()));
-    assert_eq!(image.check_features(0b110), Err(ImageError::FeaturesMissing { missing: 1 }));
+    // It needs bits 0 and 2.
+    assert_eq!(image.check_features(MachineFeatures::of_note(0b111)), Ok(()));
+    let (offered, missing) = (MachineFeatures::of_note(0b110), MachineFeatures::of_note(1));
+    assert_eq!(image.check_features(offered), Err(ImageError::FeaturesMissing { missing, offered }));
 }
 
 #[test]

@@ -348,6 +348,7 @@ pub fn read_out<S: ByteSource>(kind: u32, record: &AnyRecord<'_, S>) -> String {
             sentence(kind, &all(&pages.extents))
         }
         AnyRecord::Module(r) => sentence(kind, &(r.mfn, r.len_bytes, r.string.to_vec().unwrap())),
+        AnyRecord::History(r) => sentence(kind, &(r.entry, r.reason.to_vec().unwrap())),
         AnyRecord::Grants(r) => sentence(kind, &(r.head, all(&r.frames))),
         AnyRecord::P2mFrames(r) => sentence(kind, &(r.start_pfn, r.end_pfn, all(&r.frames))),
         AnyRecord::VcpuBasic(r) => sentence(kind, &(r.vcpu, r.context.to_vec().unwrap())),

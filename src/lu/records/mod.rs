@@ -26,6 +26,7 @@
 
 mod domain;
 mod global;
+mod history;
 mod items;
 mod libxc;
 mod lists;
@@ -37,6 +38,7 @@ mod vcpu;
 
 pub use domain::{DomainBegin, DomainFlags, LuWatchdogs};
 pub use global::{HostFlags, LuHost, LuLog, LuModule, LuTime, LuVersion, StreamVersion, XenPagesKind, stage};
+pub use history::{HISTORY_MAX, HistoryEntry, LuHistory, NR_STAGES, Outcome, REASON_LEN_MAX};
 pub use items::{Channel, ChannelState, ExtentError, GrantInUse, GrantMap, M2pBlock, Pin, SavedExtent, Stage};
 pub use libxc::{
     P2M_PFNS_PER_FRAME, P2mFrames, PvInfo, SHARED_INFO_LEN, TscInfo, VCPU_CONTEXT_LEN, VcpuBasic, VcpuXsave,
@@ -52,8 +54,8 @@ pub use vcpu::{CallbackMasks, Callbacks, LuVcpu, Runstate, VcpuFlags, VcpuPendin
 use crate::frame::Mfn;
 
 use super::stream::{
-    Body, ByteSource, Dest, REC_TYPE_END, REC_TYPE_LIVE_UPDATE, Reader, Record, RecordError, Sink, StreamError,
-    WriteError, Writer,
+    Body, ByteSource, Dest, REC_TYPE_END, REC_TYPE_LIVE_UPDATE, REC_TYPE_OPTIONAL, Reader, Record, RecordError, Sink,
+    StreamError, WriteError, Writer,
 };
 
 macro_rules! kinds {
@@ -124,6 +126,8 @@ kinds! {
     LU_LOG = 0x4000_0007,
     /// What the host keeps in mind from build to build: automatic updates, the verdict, the console.
     LU_HOST = 0x4000_0008,
+    /// What became of one update.
+    LU_HISTORY = 0xc000_0009,
     /// Frames found to be faulty.
     LU_BAD_FRAMES = 0x4000_000a since V2,
     /// A domain begins.
@@ -178,6 +182,7 @@ kinds! {
 
 const _: () = assert!(LU_VERSION == REC_TYPE_LIVE_UPDATE);
 const _: () = assert!(LU_TIME == 0x4000_0001 && LU_HOST == 0x4000_0008);
+const _: () = assert!(LU_HISTORY == REC_TYPE_OPTIONAL | REC_TYPE_LIVE_UPDATE | 9);
 const _: () = assert!(DOMAIN_BEGIN == 0x4000_0010 && LU_GRANTS == 0x4000_0016 && DOMAIN_END == 0x4000_001f);
 const _: () = assert!(LU_LINEAR == 0x4000_0017 && LU_CONSOLE == 0x4000_0018 && LU_TYPED == 0x4000_001c);
 const _: () = assert!(LU_GRANTS_IN_USE == 0x4000_001a && LU_GRANT_MAPS == 0x4000_001b);
@@ -245,6 +250,8 @@ pub enum AnyRecord<'a, S: ?Sized> {
     Log(LuLog),
     /// [`LU_HOST`]
     Host(LuHost),
+    /// [`LU_HISTORY`]
+    History(LuHistory<'a, S>),
     /// [`LU_BAD_FRAMES`]
     BadFrames(Items<'a, S, SavedExtent, 2>),
     /// [`DOMAIN_BEGIN`]
@@ -311,6 +318,7 @@ impl<'a, S: ByteSource + ?Sized> AnyRecord<'a, S> {
             LU_M2P => Items::decode(body).map(Self::M2p),
             LU_LOG => LuLog::decode(body).map(Self::Log),
             LU_HOST => LuHost::decode(body).map(Self::Host),
+            LU_HISTORY => LuHistory::decode(body).map(Self::History),
             LU_BAD_FRAMES => Items::decode(body).map(Self::BadFrames),
             DOMAIN_BEGIN => DomainBegin::decode(body).map(Self::DomainBegin),
             LU_EXTENTS => Items::decode(body).map(Self::Extents),

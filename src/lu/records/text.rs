@@ -94,7 +94,8 @@ impl<const N: usize> fmt::Display for Name<N> {
     }
 }
 
-const fn is_printable(byte: u8) -> bool {
+/// True for what may go to the console.
+pub(super) const fn is_printable(byte: u8) -> bool {
     matches!(byte, 0x20..=0x7e)
 }
 

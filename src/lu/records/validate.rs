@@ -6,11 +6,11 @@
 
 use super::super::stream::{ByteSource, OrderRule, REC_TYPE_END, Reader, Record, RecordError, StreamError, SumPart};
 use super::{
-    AnyRecord, DOMAIN_END, DomainBegin, DomainFlags, Item, LU_CMDLINE, LU_CMDLINE_MODULE, LU_CONSOLE, LU_DOMAIN_SUM,
-    LU_EVTCHN, LU_EXTENTS, LU_GRANT_MAPS, LU_GRANTS, LU_GRANTS_IN_USE, LU_HOST, LU_LINEAR, LU_LINGERING, LU_LOG,
-    LU_M2P, LU_PINNED, LU_REFUSED, LU_STAGES, LU_TIME, LU_TYPED, LU_VCPU, LU_VERSION, LU_WATCHDOGS, LuDomainSum,
-    LuVcpu, LuVersion, SHARED_INFO, STATIC_DATA_END, StreamVersion, VcpuFlags, X86_PV_INFO, X86_PV_P2M_FRAMES,
-    X86_PV_VCPU_BASIC, X86_PV_VCPU_XSAVE, X86_TSC_INFO,
+    AnyRecord, DOMAIN_END, DomainBegin, DomainFlags, HISTORY_MAX, Item, LU_CMDLINE, LU_CMDLINE_MODULE, LU_CONSOLE,
+    LU_DOMAIN_SUM, LU_EVTCHN, LU_EXTENTS, LU_GRANT_MAPS, LU_GRANTS, LU_GRANTS_IN_USE, LU_HISTORY, LU_HOST, LU_LINEAR,
+    LU_LINGERING, LU_LOG, LU_M2P, LU_PINNED, LU_REFUSED, LU_STAGES, LU_TIME, LU_TYPED, LU_VCPU, LU_VERSION,
+    LU_WATCHDOGS, LuDomainSum, LuVcpu, LuVersion, SHARED_INFO, STATIC_DATA_END, StreamVersion, VcpuFlags, X86_PV_INFO,
+    X86_PV_P2M_FRAMES, X86_PV_VCPU_BASIC, X86_PV_VCPU_XSAVE, X86_TSC_INFO,
 };
 use crate::frame::DomId;
 use alloc::vec::Vec;
@@ -119,6 +119,7 @@ pub fn validate_with<S: ByteSource + ?Sized>(
         },
         seen: Seen(0),
         domids: DomIds::new().map_err(|rule| order(first.at, rule))?,
+        history: (0, 0),
         domain: None,
     };
     loop {
@@ -329,6 +330,8 @@ struct Walk {
     sum: Summary,
     seen: Seen,
     domids: DomIds,
+    /// Entries of the history so far, and the last one's number.
+    history: (usize, u64),
     domain: Option<Domain>,
 }
 
@@ -416,6 +419,16 @@ impl Walk {
                 self.domain = Some(Domain::new(begin, record.at, self.sum));
             }
             AnyRecord::Module(_) => self.sum.nr_modules += 1,
+            AnyRecord::History(history) => {
+                let ((nr_entries, last), found) = (self.history, history.entry.number);
+                if found <= last {
+                    return Err(order(OrderRule::HistoryOrder { last, found }));
+                }
+                if nr_entries == HISTORY_MAX {
+                    return Err(order(OrderRule::TooMany { kind: LU_HISTORY, limit: HISTORY_MAX }));
+                }
+                self.history = (nr_entries + 1, found);
+            }
             AnyRecord::XenPages(pages) => {
                 for (index, extent) in (0..).zip(pages.extents) {
                     let extent = extent.map_err(item)?;

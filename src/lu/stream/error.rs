@@ -287,6 +287,20 @@ pub enum OrderRule {
         /// First frame covered by the block found.
         found: u64,
     },
+    /// Entries of the history do not ascend.
+    HistoryOrder {
+        /// The number before.
+        last: u64,
+        /// The number found.
+        found: u64,
+    },
+    /// More records of a type than there may be.
+    TooMany {
+        /// Its type.
+        kind: u32,
+        /// How many there may be.
+        limit: usize,
+    },
     /// No memory to remember the domains' numbers.
     NoMemory,
 }
@@ -310,6 +324,8 @@ impl fmt::Display for OrderRule {
             Self::PortOrder { last, found } => write!(f, "event channel {found} after {last}"),
             Self::GrantOrder { kind, found } => write!(f, "number {found} out of order in record {kind:#x}"),
             Self::M2pOrder { last, found } => write!(f, "M2P block for frame {found:#x} after {last:#x}"),
+            Self::HistoryOrder { last, found } => write!(f, "entry {found} of the history after {last}"),
+            Self::TooMany { kind, limit } => write!(f, "more than {limit} records {kind:#x}"),
             Self::NoMemory => write!(f, "no memory to check it"),
         }
     }

@@ -8,6 +8,7 @@ use super::plan::fits;
 use super::refusal::Refusal;
 use crate::frame::DomId;
 use crate::kexec::reloc::{self, RelocArgs};
+use crate::log;
 use crate::run::host::Host;
 use crate::run::{context, teardown, work};
 use crate::start::failure;
@@ -21,14 +22,13 @@ pub(super) fn pause_and_jump(
     paused_tsc: u64,
 ) -> Result<core::convert::Infallible, Refusal> {
     quiesce(host, frame)?;
+    log::cut_listing();
     // `run_pending` has just staged it.
     let staged = host.update.lock().staged.as_ref().map(|s| (s.needs, s.version));
     let (needs, version) = staged.ok_or(Refusal::NoImage)?;
     let saved = save::save(host, &facts(host, version, paused_tsc)).map_err(Refusal::Save)?;
     if let Err(refusal) = fits(host, &needs, &saved.blocks).and_then(|()| check_parts(host)) {
-        for block in saved.blocks {
-            host.frames.free(block);
-        }
+        saved.free(host);
         return Err(refusal);
     }
     let args = {
@@ -69,7 +69,7 @@ fn jump(args: &RelocArgs) -> ! {
 
 /// Brings everything to a boundary from which another build can go on: the running vCPU's state is taken out of the CPU (all
 /// others are at such a boundary, as they left the CPU on their way to a guest), and domains being taken apart are finished, within the deadline.
-fn quiesce(host: &Host, frame: &mut Frame) -> Result<(), Refusal> {
+pub(super) fn quiesce(host: &Host, frame: &mut Frame) -> Result<(), Refusal> {
     let start = tsc::now_ns();
     if let Some(vcpu) = context::save_current(frame) {
         let runnable = vcpu.domain.may_run() && vcpu.state.lock().is_runnable();
@@ -88,7 +88,7 @@ fn quiesce(host: &Host, frame: &mut Frame) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn facts(host: &Host, version: StreamVersion, paused_tsc: u64) -> UpdateFacts {
+pub(super) fn facts(host: &Host, version: StreamVersion, paused_tsc: u64) -> UpdateFacts {
     let u = host.update.lock();
     let mut flags = save::verdict_flags();
     flags.set(HostFlags::FINISH_TYPED, u.finish_typed);

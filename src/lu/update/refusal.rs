@@ -1,7 +1,8 @@
 //! Why an update does not come about.
 
-use super::super::needs::RegionNeeds;
+use super::super::needs::{Beyond, RegionNeeds};
 use super::super::records::StreamVersion;
+use super::super::restore::RestoreError;
 use super::super::save::SaveError;
 use crate::kexec::idmap::IdmapError;
 use crate::kexec::image::ImageError;
@@ -17,6 +18,7 @@ pub enum Refusal {
     NoImage,
     Image { name: String, error: ImageError },
     RegionTooSmall { needs: RegionNeeds, has: u64 },
+    Places(Beyond),
     StreamVersion { error: ImageError },
     StreamAsked { asked: u32, reads: (u32, u32) },
     CommandLine,
@@ -26,6 +28,7 @@ pub enum Refusal {
     NoMemory,
     Save(SaveError),
     Altered { what: &'static str, sealed: u32, found: u32 },
+    Unreadable(RestoreError),
     Deadline { ns: u64, what: &'static str },
 }
 
@@ -42,6 +45,7 @@ impl fmt::Display for Refusal {
                     has >> 20
                 )
             }
+            Self::Places(beyond) => write!(f, "{beyond}"),
             Self::StreamVersion { error } => write!(f, "{error}; update to a build in between first"),
             Self::StreamAsked { asked, reads: (oldest, newest) } => write!(
                 f,
@@ -61,6 +65,7 @@ impl fmt::Display for Refusal {
                 "what was staged was altered in memory: the checksum of {what} is {found:#010x}, it was {sealed:#010x}; ask for \
                  the update again, and if that is refused, too, load the image again or test the memory"
             ),
+            Self::Unreadable(e) => write!(f, "what was saved cannot be read back: {e}"),
             Self::Deadline { ns, what } => write!(f, "not quiet within {} us: {what}", ns / 1000),
         }
     }

@@ -2,7 +2,7 @@
 
 use super::super::records::StreamVersion;
 use super::RELOC_VA;
-use super::plan::{choose, plan, stream_version, trust};
+use super::plan::{Plan, choose, plan, trust};
 use super::refusal::Refusal;
 use super::seal::{Flip, Seal, sum_of};
 use crate::cmdline;
@@ -18,8 +18,8 @@ use crate::mm::physmem::PhysMem;
 use crate::run::host::Host;
 use crate::trust::KeyId;
 use crate::x86::directmap::DirectMap;
-use crate::x86::paging;
-use alloc::string::ToString;
+use crate::x86::{paging, tsc};
+use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -27,7 +27,7 @@ use alloc::vec::Vec;
 const LIMIT_4G: u64 = 1 << 20;
 /// Bytes of an image that are hashed at a time: guests run in between, for as long as the piece took, and for this many nanoseconds at least.
 const CHECK_BYTES: usize = 8 << 10;
-pub(super) const CHECK_PAUSE_NS: u64 = 100_000;
+const CHECK_PAUSE_NS: u64 = 100_000;
 /// Bytes for the boot information of the incoming image.
 const MBI_BYTES: usize = 64 << 10;
 
@@ -111,25 +111,46 @@ fn check_image(host: &Host, name: &str, at: Maddr, image: &NextImage<'static>) -
     }
 }
 
-/// Stages the next image, unless it is staged already; false if guests are to run before it goes on.
-pub(super) fn stage_next(host: &Host) -> Result<bool, Refusal> {
+/// A next image with a plan, which was found right.
+pub(super) struct Checked {
+    name: String,
+    looked: Looked,
+    pub(super) plan: Plan<'static>,
+}
+
+/// Plans for the next image and looks at it; `None` if guests are to run before it goes on.
+pub(super) fn check_next(host: &Host) -> Result<Option<Checked>, Refusal> {
     let (name, at, file) = choose(host)?;
     // Between two steps of the digest nothing is planned anew: that takes its time where guests have memory in many pieces.
     let is_checking = host.update.lock().checking.as_ref().is_some_and(|(looked, _)| looked.at == at);
-    let image = if is_checking {
-        NextImage::parse(file).map_err(|error| Refusal::Image { name: name.to_string(), error })?
-    } else {
-        plan(host, &name, file)?.0
+    let planned = if is_checking { None } else { Some(plan(host, &name, file)?) };
+    let image = NextImage::parse(file).map_err(|error| Refusal::Image { name: name.to_string(), error })?;
+    let started_ns = tsc::now_ns();
+    let Some(looked) = check_image(host, &name, at, &image)? else {
+        // Guests have the CPU at least half of the time.
+        let now = tsc::now_ns();
+        host.update.lock().next_check_ns = now + now.saturating_sub(started_ns).max(CHECK_PAUSE_NS);
+        return Ok(None);
     };
-    let Some(looked) = check_image(host, &name, at, &image)? else { return Ok(false) };
+    let plan = match planned {
+        Some(plan) => plan,
+        // As things are now.
+        None => plan(host, &name, file)?,
+    };
+    Ok(Some(Checked { name, looked, plan }))
+}
+
+/// Stages an image, unless it is staged already.
+pub(super) fn stage(host: &Host, checked: &Checked) -> Result<(), Refusal> {
+    let Checked { name, looked, plan: Plan { image, version, .. } } = checked;
+    let at = looked.at;
     if host.update.lock().staged.as_ref().is_some_and(|s| s.at == at) {
-        return Ok(true);
+        return Ok(());
     }
     unstage(host);
-    let version = stream_version(host, &image)?;
     let mut blocks = Vec::new();
-    let result = build_stage(host, &image, at, &mut blocks)
-        .and_then(|built| Seal::new(host, file, looked.file_sum, &blocks).map(|seal| (built, seal)));
+    let result = build_stage(host, image, at, &mut blocks)
+        .and_then(|built| Seal::new(host, image.file(), looked.file_sum, &blocks).map(|seal| (built, seal)));
     match result {
         Ok(((kimage, tables, copy), seal)) => {
             let entries = kimage.nr_entries();
@@ -139,12 +160,12 @@ pub(super) fn stage_next(host: &Host) -> Result<bool, Refusal> {
             };
             let build = image.version();
             log!("lu", "staged {build} from module {name}, {by}: {entries} entries, stream version {version}");
-            let staged = Staged { at, needs: *image.needs(), version, kimage, tables, copy, seal, blocks };
+            let staged = Staged { at, needs: *image.needs(), version: *version, kimage, tables, copy, seal, blocks };
             if let Some(flip) = Flip::asked(host).filter(|flip| *flip != Flip::Late) {
                 flip.carry_out(&staged);
             }
             host.update.lock().staged = Some(staged);
-            Ok(true)
+            Ok(())
         }
         Err(e) => {
             for block in blocks {

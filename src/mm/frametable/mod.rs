@@ -41,13 +41,15 @@ mod frames;
 mod split;
 mod table;
 #[cfg(test)]
-pub(in crate::mm) mod tests;
+pub(crate) mod tests;
 mod withhold;
 
 pub use chunk::{Chunk, ChunkEntry, Class, Counts, SplitId};
 pub use error::{ClaimError, FrameState, GetPageError, InitError, ReleaseError};
 pub use frames::{Frames, LockedFrames};
-pub use split::{FeedError, NR_SLABS, SLAB_SPLITS, SLABS_PER_ORDER, Split, SplitPool, SplitSlab, boot_slab_splits};
+pub use split::{
+    BOOT_SPLITS_MAX, FeedError, NR_SLABS, SLAB_SPLITS, SLABS_PER_ORDER, Split, SplitPool, SplitSlab, boot_slab_splits,
+};
 pub use table::{FrameTable, MAX_CHUNKS};
 
 pub(in crate::mm) use chunk::packed;

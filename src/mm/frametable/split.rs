@@ -76,6 +76,9 @@ pub const fn boot_slab_splits(nr_slabs: usize) -> u64 {
 
 const _: () = assert!(boot_slab_splits(usize::MAX) == BOOT_SLAB_SPLITS << 13);
 
+/// Splits that boot has places for: as many as the largest region, all that lies below 4 GiB, could hold.
+pub const BOOT_SPLITS_MAX: u32 = ((4 << 30) / size_of::<Split>()) as u32;
+
 /// A slab was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FeedError {
@@ -228,6 +231,7 @@ mod tests {
     fn the_largest_region_has_a_place_for_all_its_records() {
         // The region lies below 4 GiB; the smallest split that there can be has records of 32 bytes.
         let most = (4 << 30) / (CHUNK_FRAMES * 32);
+        assert!(u64::from(BOOT_SPLITS_MAX) <= most);
         for room in [1, 7, 8, 63, 64, 8191, 8192, 100_000, most] {
             let nr_slabs = nr_slabs_in(room);
             assert!(nr_slabs <= NR_SLABS / 4, "{room} splits take {nr_slabs} places");

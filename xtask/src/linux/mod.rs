@@ -7,7 +7,7 @@
 
 mod initramfs;
 mod kernel;
-mod packages;
+pub mod packages;
 mod slim;
 
 use crate::{build, paths, setup};

@@ -154,7 +154,7 @@ fn dependency(text: &str) -> Option<String> {
 }
 
 /// The file of a package in `dir`: `NAME_VERSION_ARCHITECTURE.deb`.
-fn newest(dir: &Path, package: &str) -> Result<PathBuf> {
+pub fn newest(dir: &Path, package: &str) -> Result<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))? {
         let path = entry?.path();

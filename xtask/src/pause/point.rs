@@ -155,6 +155,7 @@ impl Point {
             clock: Clock::Instructions,
             serial: Serial::Pipes,
             reboots: false,
+            inspect: None,
         };
         let log = paths::log(&format!("pause-{}-{}-{number}", self.series.name(), self.x));
         let outcome = console::attend(&machine, &[], LIMIT, &log, |_| {})?;

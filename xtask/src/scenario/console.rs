@@ -82,6 +82,6 @@ fn typing(name: &'static str, purpose: &'static str) -> Scenario {
 }
 
 /// Numbers of four digits, each with a space behind it; behind 9999 comes 0000.
-fn numbers(range: std::ops::Range<u32>) -> String {
+pub(super) fn numbers(range: std::ops::Range<u32>) -> String {
     range.map(|number| format!("{:04} ", number % 10_000)).collect()
 }

@@ -29,7 +29,7 @@ pub fn all() -> Vec<Scenario> {
             "the loaded build and a module take turns: what was loaded is gone after its update",
             "expect=-b updates=4 every-ms=150 alternate",
         )
-        .options("finish=1900")
+        .options("finish=2000")
         .modules([Module::image(paths::out("luxen"), "luxen")])
         .guests([Guest::new("pulse", "16M"), Guest::new("memory", "32M")])
         .says(r"\(d1\) updater: runs under luxen .*-a after update 4")

@@ -2,16 +2,19 @@
 //!
 //! A scenario is data; the files beside this one hold them by theme. [`runner`] makes machines of them.
 
+pub mod at_jump;
 mod boot;
 mod console;
 mod failure;
 mod grants;
 mod guests;
+mod handover;
 mod hostile;
 mod kexec;
 mod linux;
 mod memory;
 mod pause;
+mod plan;
 mod refusal;
 mod region;
 pub mod runner;
@@ -23,9 +26,11 @@ use crate::console::Act;
 use crate::image::{Boot, Module};
 use crate::job::Guest;
 use crate::linux as linux_guest;
+use crate::lu::xen;
 use crate::report::Verdict;
 use crate::{build, damage, grub_pv, paths, setup};
 use anyhow::{Result, ensure};
+use at_jump::AtJump;
 use regex::Regex;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -107,6 +112,9 @@ pub fn prepare(scenarios: &[Scenario], no_build: bool) -> Result<()> {
     if has(linux_guest::SMALL_KERNEL) {
         linux_guest::ensure_small(no_build)?;
     }
+    if scenarios.iter().any(|scenario| scenario.at_jump == Some(AtJump::Capture)) {
+        xen::Checker::ensure()?;
+    }
     if has(grub_pv::PROGRAM) {
         grub_pv::make()?;
     }
@@ -137,9 +145,11 @@ fn all() -> Vec<Scenario> {
         smp::all(),
         console::all(),
         refusal::all(),
+        plan::all(),
         failure::all(),
         hostile::all(),
         kexec::all(),
+        handover::all(),
         linux::all(),
     ];
     themes.into_iter().flatten().collect()
@@ -173,6 +183,8 @@ pub struct Scenario {
     pub expect: Expect,
     /// The machine boots again after a reset; otherwise that ends it.
     pub reboots: bool,
+    /// What is done when the machine stands at the jump; nobody stops it there if it is none.
+    pub at_jump: Option<AtJump>,
     /// Seconds of the host after which it is an ERROR.
     pub limit: Duration,
     /// Left out unless all are wanted, or this one.
@@ -227,6 +239,7 @@ impl Scenario {
                 pauses: None,
                 lost: Vec::new(),
             },
+            at_jump: None,
             limit: Duration::from_secs(180),
             is_extended: false,
         }
@@ -367,6 +380,12 @@ impl Scenario {
     /// The guest with this domain number need not succeed.
     pub fn loses(mut self, domain: u32) -> Self {
         self.expect.lost.push(domain);
+        self
+    }
+
+    /// Stops the machine at its jumps.
+    pub fn at_jump(mut self, what: AtJump) -> Self {
+        self.at_jump = Some(what);
         self
     }
 

@@ -1,5 +1,6 @@
 //! Makes a machine of each scenario, a few at a time, and judges what came of it.
 
+use super::at_jump::{self, Played};
 use super::{Expect, Scenario, Way, pause};
 use crate::console::{self, Act, Outcome};
 use crate::qemu::{self, Accel, Clock, Loader, Machine, Serial};
@@ -138,11 +139,18 @@ fn run_one(scenario: &Scenario) -> ScenarioResult {
     let mut shell = None;
     let mut pauses_ns = Vec::new();
     let (verdict, reasons) = match play(scenario, &log, &mut call) {
-        Ok(outcome) => {
+        Ok(Played { outcome, faults, has_verdict }) => {
             shell = outcome.shell;
             pauses_ns.extend(outcome.transcript.updates.iter().map(|update| update.pause_ns));
-            let (verdict, mut reasons) =
-                judge(&scenario.expect, scenario.boot.guest_strings().count() as u32, &outcome);
+            let (mut verdict, mut reasons) = if has_verdict {
+                judge(&scenario.expect, scenario.boot.guest_strings().count() as u32, &outcome)
+            } else {
+                (Verdict::Success, Vec::new())
+            };
+            if !faults.is_empty() {
+                verdict = verdict.max(Verdict::Failure);
+                reasons.extend(faults);
+            }
             if verdict > Verdict::Skip {
                 let lines = &outcome.transcript.lines;
                 reasons.push(format!("the last lines of {}:", log.display()));
@@ -158,7 +166,7 @@ fn run_one(scenario: &Scenario) -> ScenarioResult {
     ScenarioResult { name: scenario.name.to_owned(), verdict, seconds, shell, pauses_ns, log, reasons, call }
 }
 
-fn play(scenario: &Scenario, log: &std::path::Path, call: &mut String) -> Result<Outcome> {
+fn play(scenario: &Scenario, log: &std::path::Path, call: &mut String) -> Result<Played> {
     let loader = match scenario.way {
         Way::Grub => {
             let iso = qemu::iso_path(scenario.name);
@@ -174,9 +182,14 @@ fn play(scenario: &Scenario, log: &std::path::Path, call: &mut String) -> Result
         clock: Clock::Instructions,
         serial: Serial::Pipes,
         reboots: scenario.reboots,
+        inspect: None,
     };
+    if let Some(what) = scenario.at_jump {
+        return at_jump::play(scenario, what, machine, log, call);
+    }
     *call = machine.pasteable();
-    console::attend(&machine, &scenario.script, scenario.limit, log, |_| {})
+    let outcome = console::attend(&machine, &scenario.script, scenario.limit, log, |_| {})?;
+    Ok(Played { outcome, faults: Vec::new(), has_verdict: true })
 }
 
 /// The verdict on a scenario and every reason against it.
@@ -205,6 +218,13 @@ fn judge(expect: &Expect, guests: u32, outcome: &Outcome) -> (Verdict, Vec<Strin
     }
     let faults_in = if expect.is_onward { report::faults_in_row } else { report::faults_in_chain };
     faults_in(&transcript.updates, expect.updates).into_iter().for_each(|f| blame(Verdict::Failure, f));
+    for (number, (planned, used)) in (1..).zip(&transcript.regions) {
+        planned.faults(*used).into_iter().for_each(|f| blame(Verdict::Failure, format!("update {number}: {f}")));
+    }
+    if transcript.regions.len() != transcript.updates.len() {
+        let (said, updates) = (transcript.regions.len(), transcript.updates.len());
+        blame(Verdict::Failure, format!("{said} of {updates} updates say what of the region was planned and used"));
+    }
     for pattern in expect.says.iter().filter(|pattern| !transcript.has(pattern)) {
         blame(Verdict::Failure, format!("no line like: {pattern}"));
     }

@@ -2,7 +2,7 @@
 
 use crate::check_message;
 use luxen::frame::{Maddr, Mfn, MfnRange, PAGE_SIZE};
-use luxen::kexec::image::{DIGEST_LEN, ImageError, NextImage, PlacedImage};
+use luxen::kexec::image::{DIGEST_LEN, ImageError, MachineFeatures, NextImage, PlacedImage};
 use luxen::kexec::{kimage, simulate};
 use luxen::mm::physmem::PhysMem;
 use luxen::mm::physmem::sparse::SparseMem;
@@ -39,7 +39,7 @@ pub fn run(bytes: &[u8]) {
         }
     }
     let _ = image.stream_version(1..=2).inspect_err(check_message);
-    let _ = image.check_features(0b11).inspect_err(check_message);
+    let _ = image.check_features(MachineFeatures::NX | MachineFeatures::GIB_PAGES).inspect_err(check_message);
 }
 
 fn check_shape(image: &NextImage<'_>, file: &[u8]) {
