@@ -185,6 +185,10 @@ fn decode_items(name: &'static str, items: Items, base: usize, tail: &[u8], deco
         let at = base + index * items.len;
         let value = match items.item {
             Item::Extent => extent(raw).map(Value::Extent),
+            Item::HostExtent => extent(raw).and_then(|extent| match extent.pfn {
+                None => Ok(Value::Extent(extent)),
+                Some(pfn) => Err(format!("pfn {pfn:#x} of frames that are nobody's pages")),
+            }),
             Item::Pin => pin(raw),
             Item::Fields(fields) => {
                 let mut map = Map::new();

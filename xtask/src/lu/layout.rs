@@ -79,6 +79,8 @@ pub enum Item {
     Fields(&'static [Field]),
     /// An extent.
     Extent,
+    /// An extent of frames that are nobody's pages.
+    HostExtent,
     /// A page table and its level.
     Pin,
 }
@@ -192,6 +194,7 @@ const fn items(len: usize, fields: &'static [Field]) -> Items {
 }
 
 const EXTENTS: Tail = Tail::Items("extents", Items { len: 16, item: Item::Extent, may_be_empty: false });
+const HOST_EXTENTS: Tail = Tail::Items("extents", Items { len: 16, item: Item::HostExtent, may_be_empty: false });
 const PINS: Tail = Tail::Items("tables", Items { len: 8, item: Item::Pin, may_be_empty: false });
 
 /// Every record, in the order of the specification's table.
@@ -259,7 +262,7 @@ pub const LAYOUTS: &[Layout] = &[
                 reserved(4, 4),
             ],
         ),
-        EXTENTS,
+        HOST_EXTENTS,
     ),
     with(
         host(kind::LU_M2P, "LU_M2P", Count::Once, 0, &[]),
@@ -309,6 +312,7 @@ pub const LAYOUTS: &[Layout] = &[
             reserved(56, 24),
         ],
     ),
+    Layout { since: 2, ..with(host(0x4000_000a, "LU_BAD_FRAMES", Count::Any, 0, &[]), HOST_EXTENTS) },
     // One a domain, and it opens the domain that its own rules are about: the order of records sees to that.
     host(
         kind::DOMAIN_BEGIN,
