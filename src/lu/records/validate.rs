@@ -9,8 +9,8 @@ use super::{
     AnyRecord, DOMAIN_END, DomainBegin, DomainFlags, HISTORY_MAX, Item, LU_CMDLINE, LU_CMDLINE_MODULE, LU_CONSOLE,
     LU_DOMAIN_SUM, LU_EVTCHN, LU_EXTENTS, LU_GRANT_MAPS, LU_GRANTS, LU_GRANTS_IN_USE, LU_HISTORY, LU_HOST, LU_LINEAR,
     LU_LINGERING, LU_LOG, LU_M2P, LU_PINNED, LU_REFUSED, LU_STAGES, LU_TIME, LU_TYPED, LU_VCPU, LU_VERSION,
-    LU_WATCHDOGS, LuDomainSum, LuVcpu, LuVersion, SHARED_INFO, STATIC_DATA_END, SavedExtent, StreamVersion, VcpuFlags,
-    X86_PV_INFO, X86_PV_P2M_FRAMES, X86_PV_VCPU_BASIC, X86_PV_VCPU_XSAVE, X86_TSC_INFO,
+    LU_WATCHDOGS, LuDomainSum, LuVcpu, LuVersion, SHARED_INFO, STATIC_DATA_END, StreamVersion, VcpuFlags, X86_PV_INFO,
+    X86_PV_P2M_FRAMES, X86_PV_VCPU_BASIC, X86_PV_VCPU_XSAVE, X86_TSC_INFO,
 };
 use crate::frame::DomId;
 use alloc::vec::Vec;
@@ -432,14 +432,22 @@ impl Walk {
             AnyRecord::XenPages(pages) => {
                 for (index, extent) in (0..).zip(pages.extents) {
                     let extent = extent.map_err(item)?;
-                    check_host_extent(&extent, 8 + 16 * index).map_err(item)?;
+                    // What is the hypervisor's own is no page of anybody.
+                    if extent.pfn().is_some() {
+                        let [_, found] = extent.encode();
+                        return Err(item(RecordError::BadValue { offset: 16 + 16 * index, found }));
+                    }
                     self.sum.nr_xen_extents += 1;
                     self.sum.nr_xen_pages = self.sum.nr_xen_pages.saturating_add(extent.nr_frames());
                 }
             }
             AnyRecord::BadFrames(list) => {
                 for (index, extent) in (0..).zip(list) {
-                    check_host_extent(&extent.map_err(item)?, 16 * index).map_err(item)?;
+                    let extent = extent.map_err(item)?;
+                    if extent.pfn().is_some() {
+                        let [_, found] = extent.encode();
+                        return Err(item(RecordError::BadValue { offset: 8 + 16 * index, found }));
+                    }
                 }
             }
             AnyRecord::Stages(stages) => {
@@ -572,12 +580,6 @@ fn in_domain<S: ByteSource + ?Sized>(
         _ => (),
     }
     Ok(())
-}
-
-/// What the host names is no page of anybody: an extent at that offset of a body has no pfn.
-fn check_host_extent(extent: &SavedExtent, at: u64) -> Result<(), RecordError> {
-    let [_, found] = extent.encode();
-    if extent.pfn().is_some() { Err(RecordError::BadValue { offset: at + 8, found }) } else { Ok(()) }
 }
 
 #[cfg(test)]
