@@ -178,6 +178,7 @@ fn walk(stream: &Vec<u8>) -> [u128; 4] {
             AnyRecord::XenPages(pages) => same_items(pages.extents, &body[8..], |extent| {
                 assert!(extent.pfn().is_none());
             }),
+            AnyRecord::BadFrames(items) => same_items(items, &body, |extent| assert!(extent.pfn().is_none())),
             AnyRecord::Stages(items) => same_items(items, &body, |_| {}),
             AnyRecord::M2p(items) => same_items(items, &body, |_| {}),
             AnyRecord::Pinned(items) | AnyRecord::Linear(items) => same_items(items, &body, |pin| {
