@@ -13,7 +13,8 @@ static GUEST_VERDICT: LazyLock<Regex> = LazyLock::new(|| pattern(r"^[\w-]+: verd
 static SHELL: LazyLock<Regex> = LazyLock::new(|| pattern(r"^linux: \S+ is up, (\d+\.\d+) s after its start$"));
 static FOCUS: LazyLock<Regex> = LazyLock::new(|| pattern(r"^input goes to (?:d(\d+) |the hypervisor )"));
 static ESCAPE: LazyLock<Regex> = LazyLock::new(|| pattern(r"\x1b(?:\[[0-9;?]*[A-Za-z]|[()][A-Za-z0-9]|.)"));
-static LEDGER: LazyLock<Regex> = LazyLock::new(|| pattern(r"^total \d+ = claims (\d+) \+ free (\d+) "));
+static LEDGER: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r"^total \d+ = claims (\d+) \+ free (\d+) .* \+ stream (\d+) "));
 static ADDRESS: LazyLock<Regex> = LazyLock::new(|| pattern(r"\b(?:0x)?(ffff82d04[0-9a-f]{7})\b"));
 
 /// A pattern of this program's own.
@@ -81,7 +82,7 @@ pub struct GuestVerdict {
 pub struct Memory {
     /// Owned by domains, or preserved by the hypervisor.
     pub claims: u64,
-    /// Free.
+    /// Free, or free as soon as the stream has been read: it grows with the history of updates.
     pub free: u64,
 }
 
@@ -145,10 +146,11 @@ impl Transcript {
             }
             Line::Hypervisor("ledger", text) if text.contains("MISMATCH") => self.alarms.push(line.to_owned()),
             Line::Hypervisor("ledger", text) => {
-                if let Some((_, [claims, free])) = LEDGER.captures(text).map(|found| found.extract())
-                    && let (Ok(claims), Ok(free)) = (claims.parse(), free.parse())
+                if let Some((_, [claims, free, stream])) = LEDGER.captures(text).map(|found| found.extract())
+                    && let (Ok(claims), Ok(free), Ok(stream)) =
+                        (claims.parse(), free.parse::<u64>(), stream.parse::<u64>())
                 {
-                    self.ledgers.push(Memory { claims, free });
+                    self.ledgers.push(Memory { claims, free: free + stream });
                 }
             }
             Line::Hypervisor("console", text) => {
@@ -248,7 +250,8 @@ mod tests {
     #[test]
     fn ledgers_are_read_in_their_order() {
         let line = "[    0.001093] ledger: total 100 = claims 30 + free 50 + heap 0 + region 10 + image 5 + stream 0 + holes 5 (frames)";
-        let transcript = transcript(&[line, &format!("(d1) {line}"), &line.replace("free 50", "free 49")]);
+        let later = line.replace("free 50", "free 47").replace("stream 0", "stream 2");
+        let transcript = transcript(&[line, &format!("(d1) {line}"), &later]);
         let [first, second] = [50, 49].map(|free| Memory { claims: 30, free });
         assert_eq!(transcript.ledgers, [first, second]);
     }

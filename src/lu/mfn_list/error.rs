@@ -8,7 +8,7 @@ use core::fmt;
 /// What is wrong with an MFN list, found or to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MfnListError {
-    /// The root does not begin with [`MAGIC`].
+    /// The root does not begin with [`MAGIC`](super::MAGIC).
     Magic {
         /// The root page.
         root: Mfn,
@@ -60,7 +60,7 @@ pub enum MfnListError {
         /// What is there.
         found: u64,
     },
-    /// A further list page does not begin with [`NEXT_MAGIC`].
+    /// A further list page does not begin with [`NEXT_MAGIC`](super::NEXT_MAGIC).
     NextMagic {
         /// The list page.
         page: Mfn,

@@ -134,7 +134,7 @@ pub struct LuHistory<'a, S: ?Sized> {
 impl<'a, S: ByteSource + ?Sized> LuHistory<'a, S> {
     /// Reads the body.
     pub fn decode(mut body: Body<'a, S>) -> Result<Self, RecordError> {
-        let entry = HistoryEntry::decode_fields(&mut body)?;
+        let entry = HistoryEntry::decode_head(&mut body)?;
         let reason = body;
         let limit = REASON_LEN_MAX as u64;
         if reason.remaining() > limit {

@@ -193,6 +193,9 @@ const _: () = assert!(SHARED_INFO == 7 && X86_TSC_INFO == 8 && STATIC_DATA_END =
 /// What "no frame" is written as.
 pub const NO_MFN: u64 = u64::MAX;
 
+/// Fields of up to so many bytes are read in one piece.
+const SHORT_LEN: usize = 256;
+
 /// A saved type whose body has one length and nothing of variable size.
 pub trait SavedRecord: Sized {
     /// The record's type.
@@ -206,9 +209,21 @@ pub trait SavedRecord: Sized {
     /// Reads the fields, without a look at what follows them.
     fn decode_fields<S: ByteSource + ?Sized>(body: &mut Body<'_, S>) -> Result<Self, RecordError>;
 
+    /// Reads the fields at the beginning of a body: in one piece if they are short, as each look into a stream costs about the same.
+    fn decode_head<S: ByteSource + ?Sized>(body: &mut Body<'_, S>) -> Result<Self, RecordError> {
+        let is_short = Self::LEN_BYTES <= SHORT_LEN as u64 && body.offset() == 0;
+        if !is_short || body.remaining() < Self::LEN_BYTES {
+            return Self::decode_fields(body);
+        }
+        let mut bytes = [0; SHORT_LEN];
+        let bytes = &mut bytes[..Self::LEN_BYTES as usize];
+        body.read_into(bytes)?;
+        Self::decode_fields(&mut Body::whole(&*bytes))
+    }
+
     /// Reads a body that must be this and nothing else.
     fn decode<S: ByteSource + ?Sized>(mut body: Body<'_, S>) -> Result<Self, RecordError> {
-        let fields = Self::decode_fields(&mut body)?;
+        let fields = Self::decode_head(&mut body)?;
         body.finish()?;
         Ok(fields)
     }

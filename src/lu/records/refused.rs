@@ -36,7 +36,7 @@ pub struct LuRefused<'a, S: ?Sized> {
     pub cause: RefusedCause,
     /// vCPUs that it had. Those of a domain that is lost are not in the stream.
     pub nr_vcpus: u32,
-    /// Why, up to [`REASON_LEN_MAX`] bytes of text.
+    /// Why, up to 512 bytes of text.
     pub why: Body<'a, S>,
 }
 

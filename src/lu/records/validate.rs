@@ -442,8 +442,12 @@ impl Walk {
                 }
             }
             AnyRecord::BadFrames(list) => {
-                for extent in list {
-                    extent.map_err(item)?;
+                for (index, extent) in (0..).zip(list) {
+                    let extent = extent.map_err(item)?;
+                    if extent.pfn().is_some() {
+                        let [_, found] = extent.encode();
+                        return Err(item(RecordError::BadValue { offset: 8 + 16 * index, found }));
+                    }
                 }
             }
             AnyRecord::Stages(stages) => {

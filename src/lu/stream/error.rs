@@ -198,7 +198,7 @@ impl fmt::Display for SumPart {
     }
 }
 
-/// A rule about which records follow which. Checked by [`validate`](super::records::validate).
+/// A rule about which records follow which. Checked by [`validate`](crate::lu::records::validate).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OrderRule {
     /// The first record is not LU_VERSION.

@@ -168,6 +168,15 @@ fn decode_tail(layout: &Layout, tail: &[u8], decoded: &mut Decoded) {
             }
             decoded.fields.insert(name, bytes(tail));
         }
+        Tail::Printable(name, max) => {
+            if tail.len() > max {
+                decoded.fault(RecordRule::Long, format!("{name} of {} bytes", tail.len()));
+            } else if let Some(at) = tail.iter().position(|byte| !(0x20..0x7f).contains(byte)) {
+                let at = layout.head_len + at;
+                decoded.fault(RecordRule::BadValue, format!("{name}: a byte at {at} of the body is not printable"));
+            }
+            decoded.fields.insert(name, Value::Text(String::from_utf8_lossy(tail).into_owned()));
+        }
         Tail::Items(name, items) => decode_items(name, items, layout.head_len, tail, decoded),
         Tail::Counted(name) => decode_counted(layout.kind, name, tail, decoded),
     }
@@ -185,6 +194,10 @@ fn decode_items(name: &'static str, items: Items, base: usize, tail: &[u8], deco
         let at = base + index * items.len;
         let value = match items.item {
             Item::Extent => extent(raw).map(Value::Extent),
+            Item::HostExtent => extent(raw).and_then(|extent| match extent.pfn {
+                None => Ok(Value::Extent(extent)),
+                Some(pfn) => Err(format!("pfn {pfn:#x} of a frame that is no guest's")),
+            }),
             Item::Pin => pin(raw),
             Item::Fields(fields) => {
                 let mut map = Map::new();

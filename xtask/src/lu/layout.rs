@@ -55,6 +55,8 @@ pub enum Tail {
     Text,
     /// Up to so many bytes.
     Bytes(&'static str, usize),
+    /// Up to so many bytes of printable ASCII.
+    Printable(&'static str, usize),
     /// Items of so many bytes.
     Items(&'static str, Items),
     /// Frames, or pfns, 8 bytes each; how many, the fields say.
@@ -79,6 +81,8 @@ pub enum Item {
     Fields(&'static [Field]),
     /// An extent.
     Extent,
+    /// An extent that no guest sees: without a pfn.
+    HostExtent,
     /// A page table and its level.
     Pin,
 }
@@ -130,6 +134,8 @@ pub const MFN_END: u64 = 1 << 40;
 pub const DOMID_END: u64 = 0x7ff0;
 /// The greatest port.
 pub const PORT_MAX: u64 = (1 << 17) - 1;
+/// The most LU_HISTORY records.
+pub const HISTORY_MAX: usize = 64;
 /// The longest text.
 pub const TEXT_MAX: usize = 65536;
 
@@ -152,6 +158,7 @@ pub mod kind {
     pub const LU_XEN_PAGES: u32 = 0x4000_0005;
     pub const LU_M2P: u32 = 0x4000_0006;
     pub const LU_LOG: u32 = 0x4000_0007;
+    pub const LU_HISTORY: u32 = 0xc000_0009;
     pub const DOMAIN_BEGIN: u32 = 0x4000_0010;
     pub const LU_EXTENTS: u32 = 0x4000_0011;
     pub const LU_EVTCHN: u32 = 0x4000_0013;
@@ -192,6 +199,7 @@ const fn items(len: usize, fields: &'static [Field]) -> Items {
 }
 
 const EXTENTS: Tail = Tail::Items("extents", Items { len: 16, item: Item::Extent, may_be_empty: false });
+const HOST_EXTENTS: Tail = Tail::Items("extents", Items { len: 16, item: Item::HostExtent, may_be_empty: false });
 const PINS: Tail = Tail::Items("tables", Items { len: 8, item: Item::Pin, may_be_empty: false });
 
 /// Every record, in the order of the specification's table.
@@ -259,7 +267,7 @@ pub const LAYOUTS: &[Layout] = &[
                 reserved(4, 4),
             ],
         ),
-        EXTENTS,
+        HOST_EXTENTS,
     ),
     with(
         host(kind::LU_M2P, "LU_M2P", Count::Once, 0, &[]),
@@ -308,6 +316,34 @@ pub const LAYOUTS: &[Layout] = &[
             f(48, 8, "domains_ended", Kind::Num),
             reserved(56, 24),
         ],
+    ),
+    Layout { since: 2, ..with(host(0x4000_000a, "LU_BAD_FRAMES", Count::Any, 0, &[]), HOST_EXTENTS) },
+    with(
+        host(
+            kind::LU_HISTORY,
+            "LU_HISTORY",
+            Count::Any,
+            200,
+            &[
+                f(0, 8, "entry", Kind::Range(1, u64::MAX)),
+                f(8, 8, "update", Kind::Range(1, u64::MAX)),
+                f(16, 4, "outcome", Kind::Choice(&[(1, "came about"), (2, "refused"), (3, "given up")])),
+                f(20, 4, "domains", Kind::Num),
+                f(24, 8, "at_ns", Kind::Num),
+                f(32, 8, "pause_ns", Kind::Num),
+                f(40, 8, "save_ns", Kind::Num),
+                f(48, 8, "relocate_ns", Kind::Num),
+                f(56, 8, "boot_ns", Kind::Num),
+                f(64, 8, "restore_ns", Kind::Num),
+                f(72, 8, "resume_ns", Kind::Num),
+                f(80, 8, "extents", Kind::Num),
+                f(88, 8, "frames", Kind::Num),
+                f(96, 8, "stream_bytes", Kind::Num),
+                f(104, 48, "from", Kind::Name),
+                f(152, 48, "to", Kind::Name),
+            ],
+        ),
+        Tail::Printable("reason", 256),
     ),
     // One a domain, and it opens the domain that its own rules are about: the order of records sees to that.
     host(
@@ -432,6 +468,16 @@ pub const LAYOUTS: &[Layout] = &[
         Count::Once,
         16,
         &[f(0, 8, "first_ns", Kind::Num), f(8, 8, "second_ns", Kind::Num)],
+    ),
+    with(
+        domain(
+            0xc000_0010,
+            "LU_REFUSED",
+            Count::Once,
+            8,
+            &[f(0, 4, "goes_on", Kind::Choice(&[(1, "as it came"), (2, "lost")])), f(4, 4, "nr_vcpus", Kind::Num)],
+        ),
+        Tail::Bytes("why", 512),
     ),
     Layout {
         since: 2,

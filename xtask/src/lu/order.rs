@@ -1,7 +1,7 @@
 //! Which record may stand where, docs/handover.md §6, and what the records of a domain sum up to.
 
 use super::body;
-use super::layout::{Count, LAYOUTS, OPTIONAL, Place, kind};
+use super::layout::{Count, HISTORY_MAX, LAYOUTS, OPTIONAL, Place, kind};
 use super::rule::{OrderRule, Rule, StreamRule, Violations};
 use super::stream::Record;
 use super::value::Value;
@@ -16,6 +16,8 @@ pub struct Order<'a> {
     seen: BTreeSet<u32>,
     domids: BTreeSet<u64>,
     domain: Option<Domain>,
+    /// Entries of the history so far, and the last one's number.
+    history: (usize, u64),
 }
 
 /// The domain whose records are being read.
@@ -62,6 +64,7 @@ impl<'a> Order<'a> {
             seen: BTreeSet::new(),
             domids: BTreeSet::new(),
             domain: None,
+            history: (0, 0),
         }
     }
 
@@ -117,6 +120,7 @@ impl<'a> Order<'a> {
         match record.kind {
             kind::DOMAIN_END => self.domain = None,
             kind::LU_M2P => ascend(&record, "blocks", "first", &mut None, OrderRule::M2pOrder, found),
+            kind::LU_HISTORY => self.take_history(&record, found),
             kind::END => {
                 self.has_end = true;
                 if !self.seen.contains(&kind::LU_TIME) {
@@ -126,6 +130,18 @@ impl<'a> Order<'a> {
             _ => {}
         }
         record
+    }
+
+    fn take_history(&mut self, record: &Record, found: &mut Violations) {
+        let ((nr_entries, last), entry) = (self.history, record.number("entry"));
+        if entry <= last {
+            let detail = format!("entry {entry} of the history behind {last}");
+            found.add(record.offset, Rule::Order(OrderRule::HistoryOrder), detail);
+        } else if nr_entries == HISTORY_MAX {
+            let detail = format!("more than {HISTORY_MAX} entries of the history");
+            found.add(record.offset, Rule::Order(OrderRule::TooMany), detail);
+        }
+        self.history = (nr_entries + 1, entry);
     }
 
     /// Behind the last record. A stream that breaks off has said so already.

@@ -36,7 +36,7 @@ rules! {
 rules! {
     /// §6, the order of the records.
     OrderRule: VersionFirst Twice Missing OutsideDomain InsideDomain DomidTaken Before VcpuNumber VcpuForeign VcpusMissing PortOrder
-        GrantOrder M2pOrder AfterSum
+        GrantOrder M2pOrder AfterSum HistoryOrder TooMany
 }
 
 impl fmt::Display for Rule {
