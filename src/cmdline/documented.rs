@@ -35,7 +35,9 @@ fn same(documented: &BTreeSet<String>, known: &BTreeSet<String>, what: &str) {
 #[test]
 fn every_option_is_in_the_table() {
     let known = OPTIONS.iter().map(|(name, _)| std::format!("{name}=")).collect();
-    same(&documented("The hypervisor's command line"), &known, "options");
+    // Names without `=` are of values.
+    let documented = documented("The hypervisor's command line").into_iter().filter(|name| name.ends_with('='));
+    same(&documented.collect(), &known, "options");
 }
 
 #[test]

@@ -76,9 +76,13 @@ pub fn all() -> Vec<Scenario> {
             .says(r#"^\| \[.*\] lu: report \{"sequence":3,"#)
             .never(r"^\| (\||\(d|.*\| \[)"),
         Scenario::new("history-crosses", "an update that was given up and two that came about are in the last build's history")
-            .options("liveupdate=32M lu-first=300 lu-updates=1 lu-deadline=100 expect=refuse")
+            .options("liveupdate=32M lu-deadline=100 expect=refuse")
+            .memory("1G")
             .modules(job::images())
-            .guests([Guest::new("updater", "300M").named("large").line("run=240"), Guest::new("memory", "32M")])
+            .guests([Guest::new("updater", "600M").named("large").line("run=700"), Guest::new("memory", "32M")])
+            // As in refuse-deadline.
+            .when(r"\(d2\) ", "y")
+            .when("domain: d1 large shut down", "u")
             .when("lu: aborted", "h")
             .update_each("domain: d1 large is gone", 1)
             .types("u")

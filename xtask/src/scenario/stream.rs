@@ -35,7 +35,7 @@ pub fn all() -> Vec<Scenario> {
         )
         .kernel(v1)
         .modules([image(v1), image("luxen-next")])
-        .says("staged luxen 0.1.0-v1 from module luxen-v1: .*stream version 1$")
+        .says("staged luxen 0.1.0-v1 from module luxen-v1.*stream version 1$")
         .says("start: luxen 0.1.0-v1 took over from luxen 0.1.0-b, update 4"),
         refused(
             "refuse-stream-newer",
