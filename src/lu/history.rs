@@ -1,13 +1,18 @@
 //! The history of updates: the last ones, whatever became of them. It crosses every update as LU_HISTORY records.
 //!
 //! 1. Numbers ascend, through refusals and updates alike, from the cold boot on.
-//! 2. No more than [`HISTORY_MAX`] are kept; the oldest go.
+//! 2. No more than [`KEPT`] are kept; the oldest go.
 //! 3. A reason is printable ASCII of at most [`REASON_LEN_MAX`] bytes, so that whatever was kept can be saved.
 
 use super::records::{HISTORY_MAX, HistoryEntry, Outcome, REASON_LEN_MAX};
 use alloc::collections::VecDeque;
 use alloc::string::String;
 use core::fmt;
+
+/// Entries that are kept. Each costs an update some 12 us of its pause, so that they are fewer than a stream may have.
+pub const KEPT: usize = 24;
+
+const _: () = assert!(KEPT <= HISTORY_MAX);
 
 /// An entry, and why it did not come about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +53,7 @@ impl History {
     }
 
     fn keep(&mut self, past: Past) {
-        if self.entries.len() == HISTORY_MAX {
+        if self.entries.len() == KEPT {
             self.entries.pop_front();
         }
         self.entries.push_back(past);
@@ -127,11 +132,11 @@ mod tests {
     fn numbers_go_on_and_the_oldest_go() {
         let mut history = History::default();
         assert_eq!((history.iter().count(), history.nr_lost()), (0, 0));
-        for _ in 0..HISTORY_MAX + 6 {
+        for _ in 0..KEPT + 6 {
             history.add(entry(Outcome::Done), "");
         }
         let numbers: Vec<u64> = history.iter().map(|past| past.entry.number).collect();
-        assert_eq!(numbers, (7..=70).collect::<Vec<_>>());
+        assert_eq!(numbers, (7..=30).collect::<Vec<_>>());
         assert_eq!(history.nr_lost(), 6);
     }
 

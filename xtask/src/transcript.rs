@@ -141,6 +141,10 @@ impl Transcript {
                 self.regions.extend(self.planned.take().zip(Region::parse(text)));
             }
             Line::Hypervisor("start", text) if text.starts_with("luxen ") => {
+                if text.ends_with("cold boot") {
+                    // Whatever was planned before did not come about.
+                    self.planned = None;
+                }
                 let version = text.split([' ', ',']).nth(1).unwrap_or_default();
                 self.running = Some(if version.ends_with("-b") { "luxen-next" } else { "luxen" });
             }
