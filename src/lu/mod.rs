@@ -1,4 +1,4 @@
-//! The handover: what the outgoing hypervisor leaves behind and how the incoming one takes it up.
+//! The handover: what the outgoing hypervisor leaves behind and how the incoming one takes it up. [`format`] specifies it.
 
 pub mod breadcrumb;
 pub mod claims;
@@ -17,6 +17,9 @@ pub mod restore;
 pub mod save;
 #[cfg(target_os = "none")]
 pub mod update;
+
+#[doc = include_str!("../../docs/handover.md")]
+pub mod format {}
 
 #[cfg(test)]
 mod exhaustive;
