@@ -25,7 +25,7 @@ use crate::mm::page_info::PageLookup;
 use crate::mm::physmem::PhysMem;
 use crate::mm::types::Root;
 use crate::ranges;
-use crate::run::domain::Domain;
+use crate::run::domain::{Domain, DomainMemory};
 use crate::run::host::Host;
 use crate::run::vcpu::Vcpu;
 use crate::verdict::{self, Verdict};
@@ -227,35 +227,33 @@ fn write_kept<D: Dest>(host: &Host, version: StreamVersion, out: &mut Writer<D>)
     Ok(())
 }
 
-fn write_domain<D: Dest>(
-    host: &Host,
+/// Begins a domain with what all of them have: DOMAIN_BEGIN, module string, extents. `shared` are the frames of its shared_info, console and store,
+/// as far as they are still its own.
+fn open_domain<D: Dest>(
     version: StreamVersion,
     domain: &Domain,
+    memory: &DomainMemory,
+    is_dying: bool,
+    [shared_info, console, store]: [Option<Mfn>; 3],
+    nr_vcpus: u32,
     out: &mut Writer<D>,
-) -> Result<(), SaveError> {
-    if let Some(refusal) = domain.refusal() {
-        return refused::write(host, version, domain, refusal, out);
-    }
+) -> Result<OpenDomain, SaveError> {
     let unrepresentable = |what| SaveError::Unrepresentable { domain: domain.id, what };
-    let mut memory = domain.memory.lock();
-    let vcpus = domain.vcpus.lock().clone();
     let mut flags = DomainFlags::empty();
     flags.set(DomainFlags::PRIVILEGED, domain.privileged);
     flags.set(DomainFlags::SHUT_DOWN, domain.shutdown().is_some());
-    // What is left of a domain that has stopped, once everything is quiet, are frames that others map; its rings are not among them for sure.
-    let is_zombie = domain.shutdown().is_some();
-    flags.set(DomainFlags::DYING, is_zombie);
+    flags.set(DomainFlags::DYING, is_dying);
     let begin = DomainBegin {
         domid: domain.id,
         flags,
         shutdown_reason: domain.shutdown().map_or(0, |s| s.0),
         max_pages: memory.max_frames,
-        shared_info: Some(memory.shared_info),
-        console: (!is_zombie).then_some(domain.rings.console),
+        shared_info,
+        console,
         console_evtchn: domain.rings.console_port,
         store_evtchn: domain.rings.store_port,
-        store: (!is_zombie).then_some(domain.rings.store),
-        nr_vcpus: vcpus.len() as u32,
+        store,
+        nr_vcpus,
         pause_count: 0,
         handle: domain.handle,
         name: Name::try_new(&domain.name).map_err(|_| unrepresentable("its name"))?,
@@ -273,6 +271,26 @@ fn write_domain<D: Dest>(
         extents.push(&extent);
     }
     extents.finish()?;
+    Ok(open)
+}
+
+fn write_domain<D: Dest>(
+    host: &Host,
+    version: StreamVersion,
+    domain: &Domain,
+    out: &mut Writer<D>,
+) -> Result<(), SaveError> {
+    if let Some(refusal) = domain.refusal() {
+        return refused::write(host, version, domain, refusal, out);
+    }
+    let unrepresentable = |what| SaveError::Unrepresentable { domain: domain.id, what };
+    let mut memory = domain.memory.lock();
+    let vcpus = domain.vcpus.lock().clone();
+    // What is left of a domain that has stopped, once everything is quiet, are frames that others map; its rings are not among them for sure.
+    let is_zombie = domain.shutdown().is_some();
+    let ring = |mfn: Mfn| (!is_zombie).then_some(mfn);
+    let shared = [Some(memory.shared_info), ring(domain.rings.console), ring(domain.rings.store)];
+    let open = open_domain(version, domain, &memory, is_zombie, shared, vcpus.len() as u32, out)?;
     let mut list = ListWriter::lingering(out);
     memory.settle(host.frames, domain.id);
     memory.lingering.iter().for_each(|mfn| list.push(&mfn));

@@ -1,12 +1,11 @@
 //! Domains that this build has refused are handed on: as they came, or what is left of them.
 
 use super::super::records::{
-    self, DOMAIN_END, DomainBegin, DomainFlags, LU_CMDLINE_MODULE, LU_EVTCHN, LU_GRANT_MAPS, LU_GRANTS_IN_USE,
-    LU_REFUSED, ListWriter, Name, OpenDomain, PvInfo, RefusedCause, STATIC_DATA_END, SavedExtent, SavedRecord,
-    StreamVersion, write_refused,
+    self, DOMAIN_END, DomainBegin, LU_EVTCHN, LU_GRANT_MAPS, LU_GRANTS_IN_USE, LU_REFUSED, OpenDomain, RefusedCause,
+    SavedRecord, StreamVersion, write_refused,
 };
 use super::super::stream::{Dest, Writer};
-use super::{SaveError, save_channels, save_grant_uses, save_grants};
+use super::{SaveError, open_domain, save_channels, save_grant_uses, save_grants};
 use crate::frame::Mfn;
 use crate::run::domain::{Carried, Domain, Refusal};
 use crate::run::host::Host;
@@ -79,40 +78,10 @@ fn write_memory<D: Dest>(
     nr_vcpus: u32,
     out: &mut Writer<D>,
 ) -> Result<(), SaveError> {
-    let unrepresentable = |what| SaveError::Unrepresentable { domain: domain.id, what };
     let memory = domain.memory.lock();
-    let is_own = |mfn: &Mfn| host.frames.owner_of(*mfn) == Some(domain.id);
-    let mut flags = DomainFlags::empty();
-    flags.set(DomainFlags::PRIVILEGED, domain.privileged);
-    flags.set(DomainFlags::SHUT_DOWN, domain.shutdown().is_some());
-    let begin = DomainBegin {
-        domid: domain.id,
-        flags,
-        shutdown_reason: domain.shutdown().map_or(0, |s| s.0),
-        max_pages: memory.max_frames,
-        shared_info: Some(memory.shared_info).filter(is_own),
-        console: Some(domain.rings.console).filter(is_own),
-        console_evtchn: domain.rings.console_port,
-        store_evtchn: domain.rings.store_port,
-        store: Some(domain.rings.store).filter(is_own),
-        nr_vcpus: 0,
-        pause_count: 0,
-        handle: domain.handle,
-        name: Name::try_new(&domain.name).map_err(|_| unrepresentable("its name"))?,
-        time_offset_sec: 0,
-        vm_assist: domain.vm_assist(),
-    };
-    let mut open = OpenDomain::begin(out, version, &begin)?;
-    out.save(&PvInfo)?;
-    out.record(STATIC_DATA_END, &[])?;
-    out.record(LU_CMDLINE_MODULE, domain.module_string.as_bytes())?;
-    let mut extents = ListWriter::extents(out);
-    for e in memory.extents.iter() {
-        let extent = SavedExtent::try_new(e.range(), e.pfn).map_err(|_| unrepresentable("an extent"))?;
-        open.count(&extent);
-        extents.push(&extent);
-    }
-    extents.finish()?;
+    let own = |mfn: Mfn| Some(mfn).filter(|mfn| host.frames.owner_of(*mfn) == Some(domain.id));
+    let shared = [own(memory.shared_info), own(domain.rings.console), own(domain.rings.store)];
+    let open = open_domain(version, domain, &memory, false, shared, 0, out)?;
     drop(memory);
     save_channels(host, domain, out)?;
     save_grants(host, domain, out)?;

@@ -109,10 +109,10 @@ pub fn all() -> Vec<Scenario> {
             .guests([Guest::new("pulse", "16M"), Guest::new("memory", "32M")])
             .modules(job::images())
             .updates(1),
-        // A domain is taken apart step by step, and an update waits for that: the larger the domain, the longer.
         Scenario::new("kexec-relocation", "the relocation code obeys random lists as its simulator does")
             .options("liveupdate=32M test=reloc")
             .says("test: reloc: 300 lists"),
+        // A domain is taken apart step by step, and an update waits for that: the larger the domain, the longer.
         Scenario::new("refuse-deadline", "a domain that is being taken apart is not done by the deadline")
             .options("liveupdate=32M lu-deadline=100 expect=refuse")
             .memory("1G")
