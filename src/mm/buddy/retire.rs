@@ -6,7 +6,7 @@
 
 use super::Heap;
 use crate::frame::{DomId, Mfn, MfnRange, Order};
-use crate::mm::frametable::{Class, Fill, FrameState, FrameTable, Part};
+use crate::mm::frametable::{Class, Fill, FrameState, FrameTable, Part, Vacancy};
 use crate::mm::page_info::{CountFlags, PageInfo};
 use core::sync::atomic::Ordering;
 
@@ -41,19 +41,14 @@ impl Heap {
                 Ok(()) => Retired::Gone,
                 Err(_) => Retired::NoMemory,
             },
-            FrameState::Free => {
-                self.drain(table);
-                let limit = mfn.get() + 1;
-                match self.find_below(table, Order::PAGE, limit) {
-                    Some((first, order, target)) if target == mfn => {
-                        self.carve(table, first, order, target, Order::PAGE);
-                        let (mfn, _) = self.hand_out(table, target, Order::PAGE).into_parts();
-                        self.make_hole(table, mfn, Class::Private);
-                        Retired::Gone
-                    }
-                    _ => Retired::NoMemory,
+            FrameState::Free => match self.find_below(table, Order::PAGE, mfn.get() + 1) {
+                Some((within, target)) if target == mfn => {
+                    let (mfn, _) = self.take(table, within, target, Order::PAGE).into_parts();
+                    self.make_hole(table, mfn, Class::Private);
+                    Retired::Gone
                 }
-            }
+                _ => Retired::NoMemory,
+            },
             FrameState::Owned { owner: DomId::IO } => Retired::Gone,
             FrameState::Owned { owner } => {
                 let chunk = mfn.chunk() as usize;
@@ -93,16 +88,18 @@ impl Heap {
             if self.is_broken(page) {
                 self.retire_freed(table, mfn, class);
             } else {
-                self.free_page(table, mfn, &table.entries()[part.chunk], page, class);
+                self.free_page(table, mfn, page, class);
             }
         }
     }
 
     fn make_hole(&mut self, table: &FrameTable, mfn: Mfn, class: Class) {
-        let (entry, pages) = self.split_of(table, mfn);
-        let page = &pages[mfn.index_in_chunk()];
-        page.reset(0, None, 0);
+        let (entry, split) = self.split_of(table, mfn.chunk() as usize);
+        let index = mfn.index_in_chunk();
+        let page = &split.pages()[index];
+        page.clear();
         page.assign(DomId::IO, CountFlags::empty());
+        split.vacant().clear(Vacancy::Private, index, index + 1);
         entry.set_counts(entry.counts().moved(1, class, Class::Hole));
     }
 }

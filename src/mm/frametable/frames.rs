@@ -278,7 +278,7 @@ impl LockedFrames<'_> {
 
     /// See [`Heap::stats`].
     pub fn stats(&self) -> HeapStats {
-        self.heap.stats()
+        self.heap.stats(self.table)
     }
 
     /// See [`Heap::validate`].
@@ -328,7 +328,7 @@ impl PageLookup for Frames {
 
     fn records(&self, chunk: u64) -> Option<&[PageInfo; CHUNK_FRAMES as usize]> {
         let id = self.table.entries().get(usize::try_from(chunk).ok()?)?.split_id()?;
-        Some(self.table.pages(id))
+        Some(self.table.split_at(id).pages())
     }
 
     /// # Panics

@@ -2,33 +2,39 @@
 //!
 //! A [`Split`] holds 512 records. They come in *slabs*, slices that live for ever: during boot from region memory, later from blocks of
 //! the heap. A chunk entry names its split by number, so that no pointer has to be made out of an entry. Splits in nobody's use
-//! are chained through their first record: its `link_next` is the number of the next one plus 1, and its count_info tells
-//! whether the split was in use before (then the records hold old values). Neither is a count, so a reader with an
-//! old reference to such a record is refused.
+//! are all zero but for their place in the pool's chain, the number of the next one plus 1. A chunk is whole again only when
+//! all its pages are nobody's, whose records are zero: so no record is ever written to take a split or to give it back, and
+//! a reader with an old reference to such a record is refused.
 
 use super::chunk::SplitId;
+use super::vacant::Vacant;
 use crate::frame::CHUNK_FRAMES;
-use crate::mm::page_info::{CountFlags, PageInfo};
+use crate::mm::page_info::PageInfo;
 use core::fmt;
-use core::sync::atomic::Ordering;
 
-/// Page records of one chunk.
+/// Page records of one chunk, and which of its pages are nobody's.
 #[repr(C, align(64))]
 pub struct Split {
     pages: [PageInfo; CHUNK_FRAMES as usize],
+    vacant: Vacant,
 }
 
-const _: () = assert!(size_of::<Split>() == CHUNK_FRAMES as usize * size_of::<PageInfo>());
+const _: () = assert!(size_of::<Split>() == CHUNK_FRAMES as usize * size_of::<PageInfo>() + 256);
 
 impl Split {
     /// 512 records of all zeros, the only form in which a pool takes splits.
     pub const fn new() -> Self {
-        Self { pages: [const { PageInfo::uninitialised() }; CHUNK_FRAMES as usize] }
+        Self { pages: [const { PageInfo::uninitialised() }; CHUNK_FRAMES as usize], vacant: Vacant::new() }
     }
 
     /// The records, in the order of their frames.
     pub fn pages(&self) -> &[PageInfo; CHUNK_FRAMES as usize] {
         &self.pages
+    }
+
+    /// Which pages are nobody's.
+    pub(in crate::mm) fn vacant(&self) -> &Vacant {
+        &self.vacant
     }
 }
 
@@ -144,7 +150,7 @@ impl SplitPool {
         let base = (self.nr_slabs as u32) << 16;
         self.nr_slabs += 1;
         for index in (0..slab.len()).rev() {
-            slab[index].pages[0].link_next.store(self.first, Ordering::Relaxed);
+            slab[index].vacant.set_next(self.first);
             self.first = (base | index as u32) + 1;
         }
         self.nr_unused += slab.len() as u64;
@@ -157,23 +163,21 @@ impl SplitPool {
         self.nr_slabs < self.slabs.len() && self.nr_slabs < usize::from(u16::MAX)
     }
 
-    /// Takes an unused split out; true beside it if its records are all zero.
-    pub(super) fn take(&mut self) -> Option<(SplitId, &'static Split, bool)> {
+    /// Takes an unused split out: all zero.
+    pub(super) fn take(&mut self) -> Option<(SplitId, &'static Split)> {
         let id = SplitId(self.first.checked_sub(1)?);
         let split = split_at(self.slabs, id);
-        let first = &split.pages[0];
-        self.first = first.link_next.load(Ordering::Relaxed);
-        first.link_next.store(0, Ordering::Relaxed);
-        let is_zero = first.count_info.load(Ordering::Relaxed) == 0;
+        self.first = split.vacant.links().0;
+        split.vacant.set_next(0);
         self.nr_unused -= 1;
-        Some((id, split, is_zero))
+        Some((id, split))
     }
 
-    /// Puts a split back whose chunk is whole again.
+    /// Puts a split back whose chunk is whole again: none of its pages has an owner.
     pub(in crate::mm) fn give_back(&mut self, id: SplitId) {
-        let first = &split_at(self.slabs, id).pages[0];
-        first.reset(CountFlags::FREE.bits(), None, 0);
-        first.link_next.store(self.first, Ordering::Relaxed);
+        let vacant = &split_at(self.slabs, id).vacant;
+        vacant.reset();
+        vacant.set_next(self.first);
         self.first = id.0 + 1;
         self.nr_unused += 1;
     }
@@ -202,7 +206,7 @@ impl SplitPool {
             if n > self.nr_total {
                 return None;
             }
-            at = split_at(self.slabs, SplitId(at - 1)).pages[0].link_next.load(Ordering::Relaxed);
+            at = split_at(self.slabs, SplitId(at - 1)).vacant.links().0;
         }
         Some(n)
     }
