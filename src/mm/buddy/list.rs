@@ -105,13 +105,24 @@ impl Heap {
         }
     }
 
-    /// Lists a chunk whose largest new free block is of the order; makes it whole if all of it is free, and another such is kept split.
+    /// Lists a chunk some of whose pages became free; makes it whole if all of it is free, and another such is kept split.
     #[inline(always)]
-    pub(super) fn list_more(&mut self, table: &FrameTable, chunk: usize, vacant: &Vacant, order: Order) {
-        if order == Order::CHUNK {
-            self.list_whole(table, chunk, vacant);
-        } else if vacant.level().is_none_or(|level| level < order) {
-            self.list(table, chunk, vacant, Some(order));
+    pub(super) fn list_more(&mut self, table: &FrameTable, part: Part, vacant: &Vacant, counts: Counts) {
+        if counts.get(Class::Free) == CHUNK_FRAMES {
+            return self.list_whole(table, part.chunk, vacant);
+        }
+        let Some(level) = vacant.level() else { return self.list_anew(table, part.chunk, vacant) };
+        // Nearly always nothing has come about that is larger than what the list promises.
+        if level < HIGHEST && (part.len() > level.nr_frames() || vacant.is_free_around(part.first, level)) {
+            self.list_anew(table, part.chunk, vacant);
+        }
+    }
+
+    fn list_anew(&mut self, table: &FrameTable, chunk: usize, vacant: &Vacant) {
+        let largest = vacant.largest();
+        // Not lower: that waits until somebody asks the chunk for a block.
+        if largest > vacant.level() {
+            self.list(table, chunk, vacant, largest);
         }
     }
 

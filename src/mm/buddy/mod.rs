@@ -127,11 +127,10 @@ impl Heap {
         let Some(id) = entry.split_id() else { return };
         let vacant = table.split_at(id).vacant();
         vacant.free_unclaimed();
-        entry.set_counts(entry.counts().moved(nr_new, Class::Unclaimed, Class::Free));
+        let counts = entry.counts().moved(nr_new, Class::Unclaimed, Class::Free);
+        entry.set_counts(counts);
         self.nr_free += nr_new;
-        if let Some(order) = vacant.largest() {
-            self.list_more(table, chunk, vacant, order);
-        }
+        self.list_more(table, Part { chunk, first: 0, end: CHUNK_FRAMES as usize }, vacant, counts);
     }
 
     /// Makes the frames of `range` free, which are all unclaimed. Nothing has changed on an error.
@@ -538,15 +537,10 @@ impl Heap {
     #[inline(always)]
     fn add_free(&mut self, table: &FrameTable, part: Part, was: Class, entry: &ChunkEntry, vacant: &Vacant) {
         vacant.set(Vacancy::Free, part.first, part.end);
-        entry.set_counts(entry.counts().moved(part.len(), was, Class::Free));
+        let counts = entry.counts().moved(part.len(), was, Class::Free);
+        entry.set_counts(counts);
         self.nr_free += part.len();
-        let order = match part.order() {
-            Some(order) => Some(vacant.order_around(part.first, order)),
-            None => vacant.largest(),
-        };
-        if let Some(order) = order {
-            self.list_more(table, part.chunk, vacant, order);
-        }
+        self.list_more(table, part, vacant, counts);
     }
 
     /// Entry and split of a chunk that is split.

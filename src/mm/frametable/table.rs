@@ -47,14 +47,6 @@ impl Part {
         Self { chunk, first, end: first + order.nr_frames() as usize }
     }
 
-    /// The order if it is a block of one below 9.
-    #[inline(always)]
-    pub fn order(self) -> Option<Order> {
-        let len = self.end - self.first;
-        let is_block = len.is_power_of_two() && self.first.is_multiple_of(len) && len < CHUNK_FRAMES as usize;
-        is_block.then(|| Order::new(len.trailing_zeros() as u8))
-    }
-
     /// The frames.
     pub fn frames(self) -> impl Iterator<Item = Mfn> {
         (self.first..self.end).map(move |index| self.mfn(index))

@@ -211,29 +211,17 @@ impl Vacant {
         Some(Order::new(found.map_or(WORD as u8, |(_, order)| order)))
     }
 
-    /// Order of the largest free block around the free block of an order below 9 that begins at `index`.
+    /// True if all of the block of twice the size of `order`, which is below 8, is free that the page `index` is in.
     #[inline(always)]
-    pub fn order_around(&self, index: usize, order: Order) -> Order {
-        let mut order = usize::from(order.get());
+    pub fn is_free_around(&self, index: usize, order: Order) -> bool {
+        let order = usize::from(order.get());
         if order < WORD {
-            let word = self.free(index / 64);
-            while order < WORD {
-                let first = index % 64 & !((2 << order) - 1);
-                let mask = (u64::MAX >> (64 - (2 << order))) << first;
-                if word & mask != mask {
-                    return Order::new(order as u8);
-                }
-                order += 1;
-            }
+            let first = index % 64 & !((2 << order) - 1);
+            let mask = (u64::MAX >> (64 - (2 << order))) << first;
+            return self.free(index / 64) & mask == mask;
         }
-        while order < 9 {
-            let n = 2 << (order - WORD);
-            if !self.are_full(index / 64 & !(n - 1), n) {
-                break;
-            }
-            order += 1;
-        }
-        Order::new(order as u8)
+        let n = 2 << (order - WORD);
+        self.are_full(index / 64 & !(n - 1), n)
     }
 
     /// True if the word that a page's bit is in has no free page.
@@ -332,10 +320,9 @@ mod tests {
                 prop_assert_eq!(vacant.find_below(Order::new(order), limit), below.copied());
                 let larger = if order < 8 { blocks(&free, order + 1).len() } else { 0 };
                 prop_assert_eq!(nr_blocks[usize::from(order)], (all.len() - 2 * larger) as u64);
-                for first in all {
-                    let around = |&o: &u8| blocks(&free, o).contains(&(first & !((1 << o) - 1)));
-                    let expected = (order..=9).take_while(around).last();
-                    prop_assert_eq!(Some(vacant.order_around(first, Order::new(order)).get()), expected);
+                for index in (0..512).filter(|_| order < 8) {
+                    let around = blocks(&free, order + 1).contains(&(index & !((2 << order) - 1)));
+                    prop_assert_eq!(vacant.is_free_around(index, Order::new(order)), around);
                 }
             }
         }
