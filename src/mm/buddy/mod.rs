@@ -184,6 +184,7 @@ impl Heap {
         Some(self.hand_out_chunks(table, first, order))
     }
 
+    #[inline(always)]
     fn alloc_pages(&mut self, table: &FrameTable, order: Order) -> Option<Block> {
         loop {
             let found = self.smallest_from(order)?;
@@ -192,7 +193,8 @@ impl Heap {
             }
             let chunk = self.first_split_of(found);
             let (entry, split) = self.split_of(table, chunk);
-            match split.vacant().find(order) {
+            let index = if order == Order::PAGE { split.vacant().find_page() } else { split.vacant().find(order) };
+            match index {
                 Some(index) => {
                     return Some(self.hand_out(table, Part::block(chunk, index, order), order, entry, split));
                 }

@@ -160,8 +160,16 @@ impl Vacant {
         }
     }
 
-    /// Where the lowest free block of an order below 9 begins.
+    /// The lowest free page.
     #[inline(always)]
+    pub fn find_page(&self) -> Option<usize> {
+        (0..NR_WORDS).find_map(|word| {
+            let free = self.free(word);
+            (free != 0).then(|| word * 64 + free.trailing_zeros() as usize)
+        })
+    }
+
+    /// Where the lowest free block of an order below 9 begins.
     pub fn find(&self, order: Order) -> Option<usize> {
         let order = usize::from(order.get());
         if order <= WORD {
@@ -316,6 +324,7 @@ mod tests {
             for order in 0..9 {
                 let all = blocks(&free, order);
                 prop_assert_eq!(vacant.find(Order::new(order)), all.first().copied());
+                prop_assert_eq!(vacant.find_page(), vacant.find(Order::PAGE));
                 let below = all.iter().rev().find(|&&first| first + (1 << order) <= limit);
                 prop_assert_eq!(vacant.find_below(Order::new(order), limit), below.copied());
                 let larger = if order < 8 { blocks(&free, order + 1).len() } else { 0 };
