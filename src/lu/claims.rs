@@ -152,7 +152,7 @@ impl<'a, E: From<NoRoom>, F: FnMut(u64) -> Result<(), E>> Claims<'a, F> {
                 Ok(range) => range,
                 Err(error) => return Ok(Err(error)),
             };
-            if locked.get_or_insert_with(|| frames.lock()).claim(range, owner).is_err() {
+            if !locked.get_or_insert_with(|| frames.lock()).claim_at_once(range, owner) {
                 // Nothing has changed. What it takes, records or a judgement, takes the lock itself.
                 locked = None;
                 self.domain(range, owner)?;

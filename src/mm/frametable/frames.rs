@@ -176,6 +176,13 @@ impl LockedFrames<'_> {
         self.table.init_image(range)
     }
 
+    /// Claims a range if that is a matter of some whole chunks or of one that is split: nearly always. False if it takes more, or cannot be; nothing
+    /// has changed then, and [`LockedFrames::claim`] does the rest or says why.
+    #[inline(always)]
+    pub fn claim_at_once(&mut self, range: MfnRange, owner: DomId) -> bool {
+        self.table.claim_at_once(range, owner)
+    }
+
     /// See [`FrameTable::claim`]. Once the heap has memory it provides the page records.
     pub fn claim(&mut self, range: MfnRange, owner: DomId) -> Result<(), ClaimError> {
         match self.table.claim(self.heap.pool(), range, owner) {

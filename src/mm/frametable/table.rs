@@ -290,8 +290,10 @@ impl FrameTable {
     /// one step a chunk where chunks are claimed whole, and a split where one is claimed in part.
     #[inline]
     pub fn claim(&self, pool: &mut SplitPool, range: MfnRange, owner: DomId) -> Result<(), ClaimError> {
+        if self.claim_at_once(range, owner) {
+            return Ok(());
+        }
         let Cut { head, whole, tail } = Cut::of(range);
-        // Nearly all ranges are some whole chunks, or a part of one.
         if head.is_empty() && tail.is_empty() {
             self.claim_chunks(whole, range, owner)
         } else if whole.is_empty() && tail.is_empty() {
@@ -299,6 +301,44 @@ impl FrameTable {
         } else {
             self.claim_across(pool, Cut { head, whole, tail }, range, owner)
         }
+    }
+
+    /// As [`FrameTable::claim`] in the nearly only cases: some whole chunks, or a part of a chunk that is split. False if it takes more than that, or an
+    /// error; nothing has changed then.
+    #[inline(always)]
+    pub(in crate::mm) fn claim_at_once(&self, range: MfnRange, owner: DomId) -> bool {
+        let (first, end) = (range.start(), range.end());
+        let chunk = (first / CHUNK_FRAMES) as usize;
+        if (first | end).is_multiple_of(CHUNK_FRAMES) {
+            let Some(whole) = self.entries.get(chunk..(end / CHUNK_FRAMES) as usize) else { return false };
+            // A chunk is never split when all of it is unclaimed, so one word tells.
+            let is_unclaimed = whole.iter().all(|entry| entry.word() == packed::UNCLAIMED);
+            if is_unclaimed {
+                whole.iter().for_each(|entry| entry.set_word(packed::owned(owner)));
+            }
+            return is_unclaimed;
+        }
+        let Some(entry) = self.entries.get(chunk) else { return false };
+        let Some(id) = entry.split_id() else { return false };
+        if (end - 1) / CHUNK_FRAMES != first / CHUNK_FRAMES {
+            return false;
+        }
+        let first = (first % CHUNK_FRAMES) as usize;
+        self.claim_pages(entry, self.split_at(id), first, first + range.nr_frames() as usize, owner)
+    }
+
+    /// Claims pages `[first, end)` of a split chunk, if all are unclaimed.
+    #[inline(always)]
+    fn claim_pages(&self, entry: &ChunkEntry, split: &Split, first: usize, end: usize, owner: DomId) -> bool {
+        if !split.vacant().has_all(Vacancy::Unclaimed, first, end) {
+            return false;
+        }
+        for page in &split.pages()[first..end] {
+            page.assign(owner, CountFlags::empty());
+        }
+        split.vacant().clear(Vacancy::Unclaimed, first, end);
+        entry.set_counts(entry.counts().moved((end - first) as u64, Class::Unclaimed, Class::of_owner(owner)));
+        true
     }
 
     fn claim_chunks(&self, whole: Range<usize>, range: MfnRange, owner: DomId) -> Result<(), ClaimError> {
@@ -324,14 +364,9 @@ impl FrameTable {
                 self.split(pool, part.chunk, Fill::Unclaimed).ok_or(none)?
             }
         };
-        if !split.vacant().has_all(Vacancy::Unclaimed, part.first, part.end) {
+        if !self.claim_pages(entry, split, part.first, part.end, owner) {
             return Err(self.conflict(range, owner));
         }
-        for page in &split.pages()[part.first..part.end] {
-            page.assign(owner, CountFlags::empty());
-        }
-        split.vacant().clear(Vacancy::Unclaimed, part.first, part.end);
-        entry.set_counts(entry.counts().moved(part.len(), Class::Unclaimed, Class::of_owner(owner)));
         Ok(())
     }
 
