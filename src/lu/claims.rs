@@ -16,7 +16,7 @@
 //! Without disputes a claim costs what [`Frames::claim`] costs, and many together take the lock once. With them, it costs a step for each frame in dispute.
 
 use crate::frame::{DomId, Mfn, MfnRange};
-use crate::mm::frametable::{ClaimError, FrameState, Frames};
+use crate::mm::frametable::{ClaimError, FrameState, Frames, Near};
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -146,13 +146,13 @@ impl<'a, E: From<NoRoom>, F: FnMut(u64) -> Result<(), E>> Claims<'a, F> {
         owner: DomId,
     ) -> Result<Result<(), X>, E> {
         let frames = self.frames;
-        let mut locked = None;
+        let (mut locked, mut near) = (None, Near::default());
         for range in ranges {
             let range = match range {
                 Ok(range) => range,
                 Err(error) => return Ok(Err(error)),
             };
-            if !locked.get_or_insert_with(|| frames.lock()).claim_at_once(range, owner) {
+            if !locked.get_or_insert_with(|| frames.lock()).claim_at_once(&mut near, range, owner) {
                 // Nothing has changed. What it takes, records or a judgement, takes the lock itself.
                 locked = None;
                 self.domain(range, owner)?;

@@ -1,8 +1,8 @@
 //! Table and heap under one lock: what the kernel holds once, for ever.
 
 use super::{
-    ChunkEntry, ClaimError, Fill, FrameState, FrameTable, GetPageError, InitError, ReleaseError, SplitPool, SplitSlab,
-    packed,
+    ChunkEntry, ClaimError, Fill, FrameState, FrameTable, GetPageError, InitError, Near, ReleaseError, SplitPool,
+    SplitSlab, packed,
 };
 use crate::frame::{CHUNK_FRAMES, DomId, Mfn, MfnRange, Order};
 use crate::mm::buddy::{
@@ -177,10 +177,10 @@ impl LockedFrames<'_> {
     }
 
     /// Claims a range if that is a matter of some whole chunks or of one that is split: nearly always. False if it takes more, or cannot be; nothing
-    /// has changed then, and [`LockedFrames::claim`] does the rest or says why.
+    /// has changed then, and [`LockedFrames::claim`] does the rest or says why. `near` is for the next claim.
     #[inline(always)]
-    pub fn claim_at_once(&mut self, range: MfnRange, owner: DomId) -> bool {
-        self.table.claim_at_once(range, owner)
+    pub fn claim_at_once(&mut self, near: &mut Near, range: MfnRange, owner: DomId) -> bool {
+        self.table.claim_at_once(near, range, owner)
     }
 
     /// See [`FrameTable::claim`]. Once the heap has memory it provides the page records.

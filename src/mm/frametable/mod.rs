@@ -51,7 +51,7 @@ pub use frames::{Frames, LockedFrames};
 pub use split::{
     BOOT_SPLITS_MAX, FeedError, NR_SLABS, SLAB_SPLITS, SLABS_PER_ORDER, Split, SplitPool, SplitSlab, boot_slab_splits,
 };
-pub use table::{FrameTable, MAX_CHUNKS};
+pub use table::{FrameTable, MAX_CHUNKS, Near};
 
 pub(in crate::mm) use chunk::packed;
 pub(in crate::mm) use table::{Fill, Part, chunks_in, parts};

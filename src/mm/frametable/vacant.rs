@@ -133,6 +133,19 @@ impl Vacant {
         words(first, end).all(|(word, mask)| self.word(of, word).load(Ordering::Acquire) & mask == mask)
     }
 
+    /// Clears the bit of a page if it is set, and says whether it was; what is to be done `first` is done before.
+    #[inline(always)]
+    pub fn take_one(&self, of: Vacancy, index: usize, first: impl FnOnce()) -> bool {
+        let (word, mask) = (self.word(of, index / 64), 1 << (index % 64));
+        let before = word.load(Ordering::Relaxed);
+        let is_set = before & mask != 0;
+        if is_set {
+            first();
+            word.store(before & !mask, Ordering::Release);
+        }
+        is_set
+    }
+
     /// Sets the bits of pages `[first, end)`.
     #[inline(always)]
     pub fn set(&self, of: Vacancy, first: usize, end: usize) {
