@@ -37,8 +37,8 @@ pub use retire::Retired;
 
 use crate::frame::{CHUNK_FRAMES, DomId, Mfn, MfnRange, Order};
 use crate::mm::frametable::{
-    ChunkEntry, Class, Fill, FrameState, FrameTable, Part, ReleaseError, SLABS_PER_ORDER, Split, SplitPool, SplitSlab,
-    Vacancy, Vacant, chunks_in, packed, parts,
+    ChunkEntry, Class, Fill, FrameState, FrameTable, Near, Part, ReleaseError, SLABS_PER_ORDER, Split, SplitPool,
+    SplitSlab, Vacancy, Vacant, chunks_in, packed, parts,
 };
 use crate::mm::page_info::{COUNT_MASK, CountFlags, PageInfo};
 use core::sync::atomic::Ordering;
@@ -58,6 +58,8 @@ pub struct Heap {
     /// Blocks of each order from 9 on.
     nr_blocks: [u64; NR_ORDERS],
     nr_free: u64,
+    /// The split that was used last.
+    near: Near,
     /// Number plus 1 of the chunk that may be kept split though all its pages are free; 0 for none.
     kept: u32,
     pool: SplitPool,
@@ -74,6 +76,7 @@ impl Heap {
             nonempty: 0,
             nr_blocks: [0; NR_ORDERS],
             nr_free: 0,
+            near: Near::new(),
             kept: 0,
             pool: SplitPool::new(slabs),
             map: None,
@@ -192,7 +195,7 @@ impl Heap {
                 return self.alloc_from_whole(table, order);
             }
             let chunk = self.first_split_of(found);
-            let (entry, split) = self.split_of(table, chunk);
+            let (entry, split) = self.split_near(table, chunk);
             let index = if order == Order::PAGE { split.vacant().find_page() } else { split.vacant().find(order) };
             match index {
                 Some(index) => {
@@ -477,8 +480,8 @@ impl Heap {
     #[inline(always)]
     fn hand_out(&mut self, table: &FrameTable, part: Part, order: Order, entry: &ChunkEntry, split: &Split) -> Block {
         let vacant = split.vacant();
-        vacant.set(Vacancy::Private, part.first, part.end);
-        vacant.clear(Vacancy::Free, part.first, part.end);
+        let is_changed = vacant.change(Vacancy::Free, Vacancy::Private, part.first, part.end);
+        assert!(is_changed, "a free block was found by its bits");
         entry.set_counts(entry.counts().moved(part.len(), Class::Free, Class::Private));
         self.nr_free -= part.len();
         self.list_less(table, part.chunk, vacant, order > Order::PAGE || vacant.is_used_up(part.first));
@@ -509,6 +512,7 @@ impl Heap {
         }
         let (entry, split) = self.split_of(table, part.chunk);
         split.pages()[part.first..part.end].iter().for_each(PageInfo::clear);
+        split.vacant().set(Vacancy::Free, part.first, part.end);
         self.add_free(table, part, class, entry, split.vacant());
     }
 
@@ -520,6 +524,7 @@ impl Heap {
         page.clear();
         let part = Part::block(mfn.chunk() as usize, mfn.index_in_chunk(), Order::PAGE);
         let (entry, split) = self.split_of(table, part.chunk);
+        split.vacant().set(Vacancy::Free, part.first, part.end);
         self.add_free(table, part, class, entry, split.vacant());
     }
 
@@ -528,17 +533,15 @@ impl Heap {
     /// # Panics
     /// If they are not all so.
     fn free_vacant(&mut self, table: &FrameTable, part: Part, was: Vacancy) {
-        let (entry, split) = self.split_of(table, part.chunk);
-        let vacant = split.vacant();
-        assert!(vacant.has_all(was, part.first, part.end), "pages that become free are private or unclaimed (I6)");
-        vacant.clear(was, part.first, part.end);
-        self.add_free(table, part, was.class(), entry, vacant);
+        let (entry, split) = self.split_near(table, part.chunk);
+        let is_changed = split.vacant().change(was, Vacancy::Free, part.first, part.end);
+        assert!(is_changed, "pages that become free are private or unclaimed (I6)");
+        self.add_free(table, part, was.class(), entry, split.vacant());
     }
 
-    /// Counts and lists pages that become free. With the last pages of a chunk its records may be gone.
+    /// Counts and lists pages that have become free. With the last pages of a chunk its records may be gone.
     #[inline(always)]
     fn add_free(&mut self, table: &FrameTable, part: Part, was: Class, entry: &ChunkEntry, vacant: &Vacant) {
-        vacant.set(Vacancy::Free, part.first, part.end);
         let counts = entry.counts().moved(part.len(), was, Class::Free);
         entry.set_counts(counts);
         self.nr_free += part.len();
@@ -551,6 +554,14 @@ impl Heap {
         let entry = &table.entries()[chunk];
         let id = entry.split_id().expect("a block of less than 2 MiB is in a split chunk");
         (entry, table.split_at(id))
+    }
+
+    /// The same, likely the one that was used last.
+    #[inline(always)]
+    fn split_near<'t>(&mut self, table: &'t FrameTable, chunk: usize) -> (&'t ChunkEntry, &'t Split) {
+        let entry = &table.entries()[chunk];
+        let id = entry.split_id().expect("a block of less than 2 MiB is in a split chunk");
+        (entry, self.near.split(table, id))
     }
 }
 

@@ -102,6 +102,26 @@ impl Cut {
 #[derive(Default)]
 pub struct Near(Option<(SplitId, &'static Split)>);
 
+impl Near {
+    /// None was used yet.
+    pub const fn new() -> Self {
+        Self(None)
+    }
+
+    /// The split of a number, which is remembered.
+    #[inline(always)]
+    pub(in crate::mm) fn split(&mut self, table: &FrameTable, id: SplitId) -> &'static Split {
+        match self.0 {
+            Some((last, split)) if last == id => split,
+            _ => {
+                let split = table.split_at(id);
+                self.0 = Some((id, split));
+                split
+            }
+        }
+    }
+}
+
 /// Who owns which frame. See the [module](super).
 pub struct FrameTable {
     entries: &'static [ChunkEntry],
@@ -316,14 +336,7 @@ impl FrameTable {
         }
         let Some(entry) = self.entries.get(chunk) else { return false };
         let Some(id) = entry.split_id() else { return false };
-        let split = match near.0 {
-            Some((last, split)) if last == id => split,
-            _ => {
-                let split = self.split_at(id);
-                near.0 = Some((id, split));
-                split
-            }
-        };
+        let split = near.split(self, id);
         if nr_frames != 1 {
             let end = index as u64 + nr_frames;
             return end <= CHUNK_FRAMES && self.claim_pages(entry, split, index, end as usize, owner);

@@ -146,6 +146,23 @@ impl Vacant {
         is_set
     }
 
+    /// Pages `[first, end)` that are all nobody's in one way become so in another. False, and nothing has changed, if they are not.
+    #[inline(always)]
+    pub fn change(&self, from: Vacancy, to: Vacancy, first: usize, end: usize) -> bool {
+        if end - first == 1 {
+            return self.take_one(from, first, || {
+                let word = self.word(to, first / 64);
+                word.store(word.load(Ordering::Relaxed) | 1 << (first % 64), Ordering::Release);
+            });
+        }
+        let are_all = self.has_all(from, first, end);
+        if are_all {
+            self.set(to, first, end);
+            self.clear(from, first, end);
+        }
+        are_all
+    }
+
     /// Sets the bits of pages `[first, end)`.
     #[inline(always)]
     pub fn set(&self, of: Vacancy, first: usize, end: usize) {
@@ -359,7 +376,11 @@ mod tests {
                 for index in 0..512 {
                     prop_assert_eq!(vacant.of(index), (first..end).contains(&index).then_some(of));
                 }
-                vacant.clear(of, first, end);
+                let other = if of == Vacancy::Free { Vacancy::Private } else { Vacancy::Free };
+                prop_assert_eq!(vacant.change(other, of, first, end), first == end);
+                prop_assert!(vacant.change(of, other, first, end));
+                prop_assert!((0..512).all(|index| vacant.of(index) == (first..end).contains(&index).then_some(other)));
+                vacant.clear(other, first, end);
                 prop_assert!((0..512).all(|index| vacant.of(index).is_none()));
             }
         }
