@@ -49,7 +49,8 @@ pub use chunk::{Chunk, ChunkEntry, Class, Counts, SplitId};
 pub use error::{ClaimError, FrameState, GetPageError, InitError, ReleaseError};
 pub use frames::{Frames, LockedFrames};
 pub use split::{
-    BOOT_SPLITS_MAX, FeedError, NR_SLABS, SLAB_SPLITS, SLABS_PER_ORDER, Split, SplitPool, SplitSlab, boot_slab_splits,
+    BOOT_SPLITS_MAX, BYTES_PER_PAGE, FeedError, NR_SLABS, SLAB_SPLITS, SLABS_PER_ORDER, Split, SplitPool, SplitSlab,
+    boot_slab_splits,
 };
 pub use table::{FrameTable, MAX_CHUNKS, Near};
 

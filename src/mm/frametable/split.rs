@@ -21,6 +21,10 @@ pub struct Split {
 
 const _: () = assert!(size_of::<Split>() == CHUNK_FRAMES as usize * size_of::<PageInfo>() + 256);
 
+/// Bytes that a page of a split chunk takes, its record and its bits: what a build says of itself, so that the one before it can tell how much of the
+/// region it needs. Rounded up, which makes room for slabs of whole pages too.
+pub const BYTES_PER_PAGE: u32 = size_of::<Split>().div_ceil(CHUNK_FRAMES as usize) as u32;
+
 impl Split {
     /// 512 records of all zeros, the only form in which a pool takes splits.
     pub const fn new() -> Self {
@@ -215,6 +219,7 @@ impl SplitPool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frame::PAGE_SIZE;
 
     /// Slabs that boot makes of `room` splits' memory when each of them is needed: as long as they should be, or half as long again and again until
     /// there is room.
@@ -242,6 +247,19 @@ mod tests {
             // The heap's own slabs begin small nevertheless.
             assert!(nr_slabs / SLABS_PER_ORDER <= 2, "{room} splits take {nr_slabs} places");
         }
+    }
+
+    #[test]
+    fn slabs_of_whole_pages_fit_into_what_is_said_of_their_pages() {
+        let said = |splits: u64| splits * CHUNK_FRAMES * u64::from(BYTES_PER_PAGE);
+        let taken = |splits: u64| (splits * size_of::<Split>() as u64).next_multiple_of(PAGE_SIZE);
+        for nr_slabs in 0..200 {
+            let splits = boot_slab_splits(nr_slabs);
+            assert!(taken(splits) <= said(splits), "slab {nr_slabs} of {splits}");
+        }
+        // Where no more than the rest of the region is left, slabs are shorter: those find room in the splits that are planned to spare.
+        let short: u64 = [1, 2, 4].into_iter().map(|splits| taken(splits) - said(splits)).sum();
+        assert!(short < said(1), "{short} bytes");
     }
 
     #[test]

@@ -238,10 +238,10 @@ impl Vacant {
         if !any(&words) {
             return None;
         }
-        for order in 1..=WORD {
-            words.iter_mut().for_each(|word| *word = *word & (*word >> (1 << (order - 1))) & ALIGNED[order]);
+        for (smaller, aligned) in ALIGNED[1..].iter().enumerate() {
+            words.iter_mut().for_each(|word| *word = *word & (*word >> (1 << smaller)) & aligned);
             if !any(&words) {
-                return Some(Order::new(order as u8 - 1));
+                return Some(Order::new(smaller as u8));
             }
         }
         let sizes = [(8, 9), (4, 8), (2, 7)];
@@ -254,12 +254,12 @@ impl Vacant {
     pub fn is_free_around(&self, index: usize, order: Order) -> bool {
         let order = usize::from(order.get());
         if order < WORD {
-            let first = index % 64 & !((2 << order) - 1);
+            let first = (index % 64) & !((2 << order) - 1);
             let mask = (u64::MAX >> (64 - (2 << order))) << first;
             return self.free(index / 64) & mask == mask;
         }
         let n = 2 << (order - WORD);
-        self.are_full(index / 64 & !(n - 1), n)
+        self.are_full((index / 64) & !(n - 1), n)
     }
 
     /// True if the word that a page's bit is in has no free page.
