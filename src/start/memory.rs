@@ -325,12 +325,11 @@ pub struct Plugged {
     pub frames: &'static Frames,
 }
 
-/// Memory of the heap as page records.
+/// Memory of the heap as page records. They are not cleared: the pool is told so, and an update waits for it.
 #[expect(unsafe_code, reason = "heap memory becomes objects")]
 fn map_splits(first: Mfn, nr_frames: u64) -> &'static [Split] {
-    DirectMap.zero(first.maddr(), nr_frames * PAGE_SIZE);
     let len = nr_frames * PAGE_SIZE / size_of::<Split>() as u64;
-    // SAFETY: the heap gives the block away for ever; a record of zeros is `Split::new`.
+    // SAFETY: the heap gives the block away for ever; a record is integers, of which any bytes are some.
     unsafe { directmap::slice_mut(first.maddr(), len as usize) }
 }
 

@@ -49,8 +49,8 @@ const REFILL_ORDER: Order = Order::new(5);
 type Records = [PageInfo; CHUNK_FRAMES as usize];
 const NR_ORDERS: usize = Order::MAX.get() as usize + 1;
 
-/// Makes page records of a block that the heap gives away for ever: writes [`Split::new`] all over it and returns the slice. It is called
-/// with the heap locked, so it must not come back to the heap. An empty slice means that it could not.
+/// Makes page records of a block that the heap gives away for ever, whatever is written there. It is called with the heap locked, so it must not
+/// come back to the heap. An empty slice means that it could not.
 pub type MapSplits = fn(Mfn, u64) -> &'static [Split];
 
 /// The buddy heap. See the [module](self).
@@ -467,7 +467,7 @@ impl Heap {
             self.carve(table, first, found, first, wanted);
             let block = self.hand_out(table, first, wanted);
             let slab = map(block.mfn(), block.order().nr_frames());
-            if slab.is_empty() || self.pool.feed(slab).is_err() {
+            if slab.is_empty() || self.pool.feed_unwritten(slab).is_err() {
                 self.free(table, block);
                 return false;
             }
