@@ -406,7 +406,7 @@ impl FrameTable {
 }
 
 /// Chunks in a block of order 9 or more.
-pub(in crate::mm) fn chunks_in(order: Order) -> usize {
+pub(in crate::mm) const fn chunks_in(order: Order) -> usize {
     (order.nr_frames() / CHUNK_FRAMES) as usize
 }
 
