@@ -4,7 +4,7 @@ use super::{
     ByteSource, REC_HEADER_LEN, REC_LENGTH_MAX, REC_TYPE_END, REC_TYPE_OPTIONAL, RecordError, StreamError, array_at,
     padded,
 };
-use crate::frame::Mfn;
+use crate::frame::{Mfn, PAGE_SIZE};
 use alloc::vec::Vec;
 
 /// Walks the records of a stream.
@@ -296,11 +296,16 @@ impl<'a, S: ByteSource + ?Sized> Body<'a, S> {
         let len = usize::try_from(len_bytes).map_err(|_| RecordError::NoMemory { len_bytes })?;
         bytes.try_reserve_exact(len).map_err(|_| RecordError::NoMemory { len_bytes })?;
         let mut place = *self;
-        if let Some(shown) = place.lend(len_bytes) {
-            bytes.extend_from_slice(shown);
-        } else {
-            bytes.resize(len, 0);
-            place.read_into(&mut bytes)?;
+        while place.remaining() != 0 {
+            // What is shown is shown frame by frame.
+            let piece = place.remaining().min(PAGE_SIZE - place.at % PAGE_SIZE);
+            if let Some(shown) = place.lend(piece) {
+                bytes.extend_from_slice(shown);
+            } else {
+                let read = bytes.len();
+                bytes.resize(len, 0);
+                place.read_into(&mut bytes[read..])?;
+            }
         }
         Ok(bytes)
     }
