@@ -1,8 +1,7 @@
 //! Records that are lists: extents, pins, event channels and the like, read and written one item at a time.
 //!
 //! An item is one or two 64-bit words. A list may be as long as memory is fragmented, so neither side ever has all of it
-//! in memory: the writer takes items one by one and begins a new record when one is full, the reader goes through a
-//! small buffer.
+//! in memory: the writer takes items one by one and begins a new record when one is full, the reader takes them where they lie.
 
 use super::super::stream::{Body, ByteSource, Dest, RecordError, Sink, WriteError, Writer};
 use super::global::XenPagesKind;
@@ -73,7 +72,7 @@ impl<'a, S: ByteSource + ?Sized, T: Item<WORDS>, const WORDS: usize> Items<'a, S
 
     /// The items, each checked as it is read. An error is the last thing returned.
     pub fn iter(&self) -> ItemsIter<'a, S, T, WORDS> {
-        ItemsIter { body: self.body, buf: [0; BUF_LEN], at: 0, filled: 0, item: PhantomData }
+        ItemsIter { body: self.body, shown: &[], item: PhantomData }
     }
 }
 
@@ -86,31 +85,48 @@ impl<'a, S: ByteSource + ?Sized, T: Item<WORDS>, const WORDS: usize> IntoIterato
     }
 }
 
-/// Bytes read from the source at a time.
-const BUF_LEN: usize = 1024;
-
-/// Iterates over a list through a small buffer.
+/// Iterates over a list where it lies, as far as the source shows it, and reads item by item what it does not.
 pub struct ItemsIter<'a, S: ?Sized, T, const WORDS: usize> {
     body: Body<'a, S>,
-    buf: [u8; BUF_LEN],
-    at: usize,
-    filled: usize,
+    /// Items that come before the rest of the body.
+    shown: &'a [u8],
     item: PhantomData<T>,
 }
 
 impl<S: ByteSource + ?Sized, T: Item<WORDS>, const WORDS: usize> ItemsIter<'_, S, T, WORDS> {
-    /// Fills the buffer again; false at the end.
-    fn refill(&mut self) -> Result<bool, RecordError> {
-        let n = self.body.remaining().min(BUF_LEN as u64) as usize;
-        self.body.read_into(&mut self.buf[..n])?;
-        self.at = 0;
-        self.filled = n;
-        Ok(n != 0)
+    /// The next item's words; nothing at the end.
+    #[inline]
+    fn next_words(&mut self) -> Option<Result<[u64; WORDS], RecordError>> {
+        if self.shown.is_empty() {
+            if self.body.remaining() == 0 {
+                return None;
+            }
+            match self.body.lend_whole(8 * WORDS as u64) {
+                Some(shown) => self.shown = shown,
+                None => return Some(self.read_words()),
+            }
+        }
+        let (item, rest) = self.shown.split_at_checked(8 * WORDS)?;
+        self.shown = rest;
+        let mut words = [0; WORDS];
+        for (word, bytes) in words.iter_mut().zip(item.as_chunks::<8>().0) {
+            *word = u64::from_le_bytes(*bytes);
+        }
+        Some(Ok(words))
+    }
+
+    #[cold]
+    fn read_words(&mut self) -> Result<[u64; WORDS], RecordError> {
+        let mut words = [0; WORDS];
+        for word in &mut words {
+            *word = self.body.u64()?;
+        }
+        Ok(words)
     }
 
     /// Nothing comes behind an error.
     fn stop(&mut self, error: RecordError) -> Option<Result<T, RecordError>> {
-        self.at = self.filled;
+        self.shown = &[];
         // What is left of the body exists, so this does not fail.
         let _ = self.body.skip(self.body.remaining());
         Some(Err(error))
@@ -122,21 +138,9 @@ impl<S: ByteSource + ?Sized, T: Item<WORDS>, const WORDS: usize> Iterator for It
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        if self.at == self.filled {
-            match self.refill() {
-                Ok(true) => (),
-                Ok(false) => return None,
-                Err(error) => return self.stop(error),
-            }
-        }
-        let start = self.body.offset() - (self.filled - self.at) as u64;
-        let bytes = self.buf.get(self.at..self.at + 8 * WORDS)?;
-        self.at += 8 * WORDS;
-        let mut words = [0; WORDS];
-        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
-            *word = u64::from_le_bytes(*bytes);
-        }
-        match T::decode(words) {
+        let start = self.body.offset() - self.shown.len() as u64;
+        let decoded = self.next_words()?.and_then(T::decode);
+        match decoded {
             Ok(item) => Some(Ok(item)),
             Err(RecordError::BadValue { offset, found }) => {
                 self.stop(RecordError::BadValue { offset: start + offset, found })

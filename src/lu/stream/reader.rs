@@ -205,6 +205,13 @@ impl<'a, S: ByteSource + ?Sized> Body<'a, S> {
         Some(bytes)
     }
 
+    /// As many of the next items of `item_len` bytes as the source can show in one piece, and passes over them.
+    pub(in crate::lu) fn lend_whole(&mut self, item_len: u64) -> Option<&'a [u8]> {
+        let piece = self.remaining().min(PAGE_SIZE - self.at % PAGE_SIZE);
+        let whole = piece - piece % item_len;
+        if whole == 0 { None } else { self.lend(whole) }
+    }
+
     /// The next byte.
     pub fn u8(&mut self) -> Result<u8, RecordError> {
         Ok(u8::from_le_bytes(self.bytes()?))
