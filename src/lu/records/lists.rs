@@ -94,42 +94,40 @@ pub struct ItemsIter<'a, S: ?Sized, T, const WORDS: usize> {
 }
 
 impl<S: ByteSource + ?Sized, T: Item<WORDS>, const WORDS: usize> ItemsIter<'_, S, T, WORDS> {
-    /// The next item's words; nothing at the end.
-    #[inline]
-    fn next_words(&mut self) -> Option<Result<[u64; WORDS], RecordError>> {
-        if self.shown.is_empty() {
-            if self.body.remaining() == 0 {
-                return None;
-            }
-            match self.body.lend_whole(8 * WORDS as u64) {
-                Some(shown) => self.shown = shown,
-                None => return Some(self.read_words()),
-            }
-        }
-        let (item, rest) = self.shown.split_at_checked(8 * WORDS)?;
-        self.shown = rest;
-        let mut words = [0; WORDS];
-        for (word, bytes) in words.iter_mut().zip(item.as_chunks::<8>().0) {
-            *word = u64::from_le_bytes(*bytes);
-        }
-        Some(Ok(words))
-    }
-
+    /// The next item, when none is shown: has more of them shown, or reads it; nothing at the end.
     #[cold]
-    fn read_words(&mut self) -> Result<[u64; WORDS], RecordError> {
+    fn refill(&mut self) -> Option<Result<T, RecordError>> {
+        if self.body.remaining() == 0 {
+            return None;
+        }
+        if let Some(shown) = self.body.lend_whole(8 * WORDS as u64) {
+            self.shown = shown;
+            return self.next();
+        }
         let mut words = [0; WORDS];
         for word in &mut words {
-            *word = self.body.u64()?;
+            match self.body.u64() {
+                Ok(read) => *word = read,
+                Err(error) => return self.stop(error),
+            }
         }
-        Ok(words)
+        match T::decode(words) {
+            Ok(item) => Some(Ok(item)),
+            Err(error) => self.stop(error),
+        }
     }
 
     /// Nothing comes behind an error.
+    #[cold]
     fn stop(&mut self, error: RecordError) -> Option<Result<T, RecordError>> {
+        let start = (self.body.offset() - self.shown.len() as u64).saturating_sub(8 * WORDS as u64);
         self.shown = &[];
         // What is left of the body exists, so this does not fail.
         let _ = self.body.skip(self.body.remaining());
-        Some(Err(error))
+        Some(Err(match error {
+            RecordError::BadValue { offset, found } => RecordError::BadValue { offset: start + offset, found },
+            error => error,
+        }))
     }
 }
 
@@ -138,13 +136,14 @@ impl<S: ByteSource + ?Sized, T: Item<WORDS>, const WORDS: usize> Iterator for It
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        let start = self.body.offset() - self.shown.len() as u64;
-        let decoded = self.next_words()?.and_then(T::decode);
-        match decoded {
+        let Some((item, rest)) = self.shown.split_at_checked(8 * WORDS) else { return self.refill() };
+        self.shown = rest;
+        let mut words = [0; WORDS];
+        for (word, bytes) in words.iter_mut().zip(item.as_chunks::<8>().0) {
+            *word = u64::from_le_bytes(*bytes);
+        }
+        match T::decode(words) {
             Ok(item) => Some(Ok(item)),
-            Err(RecordError::BadValue { offset, found }) => {
-                self.stop(RecordError::BadValue { offset: start + offset, found })
-            }
             Err(error) => self.stop(error),
         }
     }
