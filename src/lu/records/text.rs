@@ -113,7 +113,10 @@ pub(super) fn decode<S: ByteSource + ?Sized>(body: Body<'_, S>) -> Result<Body<'
                 piece
             }
         };
-        if let Some(index) = piece.iter().position(|&byte| byte == 0) {
+        // Which of them is asked only if there is one: the search for any takes a word at a time.
+        if piece.contains(&0)
+            && let Some(index) = piece.iter().position(|&byte| byte == 0)
+        {
             return Err(RecordError::BadValue { offset: start + index as u64, found: 0 });
         }
     }

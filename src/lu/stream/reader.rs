@@ -273,11 +273,17 @@ impl<'a, S: ByteSource + ?Sized> Body<'a, S> {
     /// Passes over reserved bytes, which must be zero.
     pub fn reserved(&mut self, nr_bytes: usize) -> Result<(), RecordError> {
         let mut left = nr_bytes;
-        let mut piece = [0; 8];
+        let mut buf = [0; 8];
         while left != 0 {
             let offset = self.offset();
-            let piece = &mut piece[..left.min(8)];
-            self.read_into(piece)?;
+            let piece = match self.lend(left as u64) {
+                Some(shown) => shown,
+                None => {
+                    let buf = &mut buf[..left.min(8)];
+                    self.read_into(buf)?;
+                    buf
+                }
+            };
             if let Some(index) = piece.iter().position(|&byte| byte != 0) {
                 self.at -= (piece.len() - index - 1) as u64;
                 return Err(RecordError::Reserved { offset: offset + index as u64, found: piece[index] });
