@@ -210,7 +210,8 @@ pub fn build_relocation(host: &Host, blocks: &mut Vec<Block>) -> Result<(RelocTa
         Some(mfn)
     };
     let ram = host.memmap.ram();
-    let tables = RelocTables::build(&DirectMap, ram, (RELOC_VA, copy), [host.slot, region], &mut take)
+    let largest = if host.features.gib_pages { Order::MAX } else { Order::CHUNK };
+    let tables = RelocTables::build(&DirectMap, ram, (RELOC_VA, copy), largest, [host.slot, region], &mut take)
         .map_err(|e| Refusal::Tables(e.cause))?;
     // Executable in the hypervisor's own tables too, where the code starts.
     // The tables that this takes the first time stay linked there for good: a later staging only changes the last entry.

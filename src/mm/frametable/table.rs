@@ -1,6 +1,6 @@
 //! The table: a chunk entry for every 2 MiB, page records where a chunk is split.
 
-use super::chunk::{Chunk, ChunkEntry, Class, Counts, SplitId, packed};
+use super::chunk::{Chunk, ChunkEntry, Class, Counts, SplitId, all_are, packed, set_all};
 use super::split::{SplitPool, SplitSlab, split_at};
 use super::{ClaimError, FrameState, InitError};
 use crate::frame::{CHUNK_FRAMES, DomId, Mfn, MfnRange, Order};
@@ -204,10 +204,10 @@ impl FrameTable {
         // What is new as a whole takes a word for each chunk.
         let Cut { head, whole, tail } = Cut::of(range);
         let whole = &self.entries[whole];
-        if !whole.is_empty() && whole.iter().all(|entry| entry.word() == packed::NOT_RAM) {
+        if !whole.is_empty() && all_are(whole, packed::NOT_RAM) {
             let ends = [head, tail];
             self.init_parts(pool, ends.iter().copied().filter(|part| !part.is_empty()))?;
-            whole.iter().for_each(|entry| entry.set_word(packed::UNCLAIMED));
+            set_all(whole, packed::UNCLAIMED);
             return Ok(());
         }
         self.init_parts(pool, parts(range))
