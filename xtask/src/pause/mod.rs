@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use luxen_figures::Destination;
 use point::{Measured, Point};
 use std::collections::VecDeque;
+use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
@@ -48,6 +49,7 @@ pub fn verb(args: &Args) -> Result<ExitCode> {
     setup::ensure(setup::BOOT)?;
     build::all_unless(args.no_build)?;
     linux::ensure(args.no_build)?;
+    check_memory(&points, args.jobs)?;
     let started = Instant::now();
     let measured = measure(&points, args.jobs)?;
     let how = format!(
@@ -58,6 +60,23 @@ pub fn verb(args: &Args) -> Result<ExitCode> {
     println!("{how}");
     table::report(&measured).publish("pause", &how, &Destination { json, docs: args.docs })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses what the host has no memory for: QEMU would be killed in the middle.
+fn check_memory(points: &[Point], jobs: usize) -> Result<()> {
+    let most = |is_large| points.iter().filter(|p| p.is_large() == is_large).map(Point::touched_mib).max().unwrap_or(0);
+    let (large, small) = (most(true), most(false));
+    let others = jobs.max(1) as u64 - 1;
+    let needed = if large == 0 { small * (others + 1) } else { large + small * others };
+    let text = fs::read_to_string("/proc/meminfo").context("cannot read /proc/meminfo")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    let available = kib.context("/proc/meminfo has no MemAvailable")? >> 10;
+    ensure!(
+        needed <= available,
+        "the machines take up to {needed} MiB and the host has {available} MiB to spare: try --jobs 1, or leave large ones out with --only"
+    );
+    Ok(())
 }
 
 /// Every point, twice. One worker begins with the large machines, of which the host has room for one, and the others with the rest.

@@ -67,8 +67,8 @@ impl Series {
             Self::Untyped => format!("a guest of {x} MiB, not typed page by page"),
             Self::Mapped => format!("a guest of {x} MiB that maps all of it"),
             Self::Linux => format!("Linux with {x} MiB"),
-            Self::Domains => format!("{x} domains of 2 MiB"),
-            Self::Extents => format!("a guest of 256 MiB in {x} extents"),
+            Self::Domains => format!("domains of 2 MiB: {x}"),
+            Self::Extents => format!("a guest of 256 MiB, extents: {x}"),
             Self::Unowned => format!("a guest of 16 MiB on a machine of {x} MiB"),
         }
     }
@@ -150,7 +150,15 @@ impl Point {
 
     /// True if the host has no memory for two of its kind.
     pub const fn is_large(&self) -> bool {
-        self.memory_mib > LARGE_MIB
+        self.touched_mib() > LARGE_MIB
+    }
+
+    /// What it takes of the host's memory, in MiB. RAM that nobody owns is not touched.
+    pub const fn touched_mib(&self) -> u64 {
+        match self.series {
+            Series::Unowned => 512,
+            _ => self.memory_mib,
+        }
     }
 
     /// Runs it twice.
