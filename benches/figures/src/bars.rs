@@ -49,7 +49,7 @@ impl Bars {
             .margin(12)
             .x_label_area_size(44)
             .y_label_area_size(72)
-            .build_cartesian_2d((0..self.bars.len() as u32).into_segmented(), 0.0..top * 1.1)?;
+            .build_cartesian_2d((0..(self.bars.len() as u32).saturating_sub(1)).into_segmented(), 0.0..top * 1.1)?;
         let label = |at: &SegmentValue<u32>| match at {
             SegmentValue::CenterOf(index) => {
                 self.bars.get(*index as usize).map_or(String::new(), |(label, _)| label.clone())
