@@ -29,13 +29,16 @@ pub enum Series {
     Domains,
     /// Extents of one guest of 256 MiB.
     Extents,
+    /// The same of one that maps all of its memory.
+    MappedExtents,
     /// MiB of RAM of a machine with one guest of 16 MiB.
     Unowned,
 }
 
 impl Series {
     /// All of them.
-    pub const ALL: [Self; 6] = [Self::Untyped, Self::Mapped, Self::Linux, Self::Domains, Self::Extents, Self::Unowned];
+    pub const ALL: [Self; 7] =
+        [Self::Untyped, Self::Mapped, Self::Linux, Self::Domains, Self::Extents, Self::MappedExtents, Self::Unowned];
 
     /// What it is called.
     pub const fn name(self) -> &'static str {
@@ -45,6 +48,7 @@ impl Series {
             Self::Linux => "linux",
             Self::Domains => "domains",
             Self::Extents => "extents",
+            Self::MappedExtents => "mapped-extents",
             Self::Unowned => "unowned",
         }
     }
@@ -57,6 +61,7 @@ impl Series {
             Self::Linux => "MiB of one Linux guest",
             Self::Domains => "domains of 2 MiB",
             Self::Extents => "extents of one guest of 256 MiB",
+            Self::MappedExtents => "extents of one guest of 256 MiB that maps all of it",
             Self::Unowned => "MiB of RAM with one guest of 16 MiB",
         }
     }
@@ -69,6 +74,7 @@ impl Series {
             Self::Linux => format!("Linux with {x} MiB"),
             Self::Domains => format!("domains of 2 MiB: {x}"),
             Self::Extents => format!("a guest of 256 MiB, extents: {x}"),
+            Self::MappedExtents => format!("a guest of 256 MiB that maps all of it, extents: {x}"),
             Self::Unowned => format!("a guest of 16 MiB on a machine of {x} MiB"),
         }
     }
@@ -126,9 +132,11 @@ pub fn all() -> Vec<Point> {
         let guest = Guest::new("pulse", "2M").with(&format!("count={count}")).line("quiet");
         points.push(Point::new(Series::Domains, count, 1024, [guest]));
     }
-    for extents in [1, 128, 1024, 16 << 10] {
-        let guest = Guest::new("pulse", "256M").with(&format!("extents={extents}"));
-        points.push(Point::new(Series::Extents, extents, 1024, [guest]));
+    for (series, program) in [(Series::Extents, "pulse"), (Series::MappedExtents, "memory")] {
+        for extents in [1, 128, 1024, 16 << 10] {
+            let guest = Guest::new(program, "256M").with(&format!("extents={extents}"));
+            points.push(Point::new(series, extents, 1024, [guest]));
+        }
     }
     for mib in [512, 2 << 10, 8 << 10, 14 << 10] {
         points.push(Point::new(Series::Unowned, mib, mib, [Guest::new("pulse", "16M")]));

@@ -92,6 +92,7 @@ const fn slope(series: Series) -> Option<(&'static str, &'static str, f64, Optio
     match series {
         Series::Domains => Some(("each further domain of 2 MiB", "µs", 1e3, Some(DOMAIN_US))),
         Series::Extents => Some(("each further extent", "ns", 1.0, None)),
+        Series::MappedExtents => Some(("each further extent of a guest that maps all", "ns", 1.0, None)),
         Series::Unowned => {
             Some(("each further GiB of RAM that nobody owns, MiB", "µs", 1e3 / 1024.0, Some(UNOWNED_US)))
         }
