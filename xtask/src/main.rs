@@ -100,8 +100,8 @@ struct Bench {
 enum BenchKind {
     /// What the pause of an update costs, in instructions.
     ///
-    /// Machines of 512 MiB to 14 GiB with one to 64 guests, each measured twice; a table of every pause by stage, the targets, and pictures under
-    /// target/luxen/bench/. Takes five minutes on two quiet cores, and up to 19 GiB of memory.
+    /// Machines of 512 MiB to 14 GiB with one to 64 guests, all but the largest measured twice; a table of every pause by stage, the targets, and pictures under
+    /// target/luxen/bench/. Takes four minutes on two quiet cores, and up to 19 GiB of memory.
     Pause(pause::Args),
 }
 
