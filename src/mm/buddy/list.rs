@@ -7,6 +7,7 @@ use super::Heap;
 use crate::frame::{CHUNK_FRAMES, Mfn, Order};
 use crate::mm::frametable::{Class, FREE_TAIL, Fill, FrameTable, chunks_in, packed};
 use crate::mm::page_info::PageInfo;
+use core::ops::Range;
 use core::sync::atomic::Ordering;
 
 impl Heap {
@@ -167,6 +168,16 @@ impl Heap {
             self.merge_chunks(table, chunk, Order::CHUNK);
         } else {
             self.push_pages(table, &pages[index], Mfn::new(base + index as u64), order);
+        }
+    }
+
+    /// Moves the blocks of 2 MiB or more that begin in `chunks` to the heads of their lists, the last one to the very front.
+    pub(super) fn list_first(&mut self, table: &FrameTable, chunks: Range<usize>) {
+        for chunk in chunks {
+            if let Some(order) = table.entries()[chunk].free_order() {
+                self.unlink_chunks(table, chunk, order);
+                self.push_chunks(table, chunk as u32, order);
+            }
         }
     }
 

@@ -21,7 +21,7 @@ pub struct Split {
 const _: () = assert!(size_of::<Split>() == CHUNK_FRAMES as usize * size_of::<PageInfo>());
 
 impl Split {
-    /// 512 records of all zeros, the only form in which a pool takes splits.
+    /// 512 records of all zeros.
     pub const fn new() -> Self {
         Self { pages: [const { PageInfo::uninitialised() }; CHUNK_FRAMES as usize] }
     }
@@ -129,6 +129,15 @@ impl SplitPool {
 
     /// Adds splits, as [`Split::new`] made them, never given to a pool before.
     pub fn feed(&mut self, slab: &'static [Split]) -> Result<(), FeedError> {
+        self.add(slab, true)
+    }
+
+    /// Adds splits that hold whatever their memory held, never given to a pool before: each is written when it is used first.
+    pub fn feed_unwritten(&mut self, slab: &'static [Split]) -> Result<(), FeedError> {
+        self.add(slab, false)
+    }
+
+    fn add(&mut self, slab: &'static [Split], is_zero: bool) -> Result<(), FeedError> {
         if slab.len() > SLAB_SPLITS {
             return Err(FeedError::TooLong { found: slab.len() });
         }
@@ -144,6 +153,9 @@ impl SplitPool {
         let base = (self.nr_slabs as u32) << 16;
         self.nr_slabs += 1;
         for index in (0..slab.len()).rev() {
+            if !is_zero {
+                slab[index].pages[0].reset(CountFlags::FREE.bits(), None, 0);
+            }
             slab[index].pages[0].link_next.store(self.first, Ordering::Relaxed);
             self.first = (base | index as u32) + 1;
         }

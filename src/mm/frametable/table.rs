@@ -58,7 +58,7 @@ impl Part {
 }
 
 /// The parts of a range, chunk by chunk.
-pub(in crate::mm) fn parts(range: MfnRange) -> impl Iterator<Item = Part> {
+pub(in crate::mm) fn parts(range: MfnRange) -> impl Iterator<Item = Part> + Clone {
     let (mut at, end) = (range.start(), range.end());
     core::iter::from_fn(move || {
         if at == end {
@@ -201,8 +201,22 @@ impl FrameTable {
             Some(range) => range,
             None => return Ok(()),
         };
+        // What is new as a whole takes a word for each chunk.
+        let Cut { head, whole, tail } = Cut::of(range);
+        let whole = &self.entries[whole];
+        if !whole.is_empty() && whole.iter().all(|entry| entry.word() == packed::NOT_RAM) {
+            let ends = [head, tail];
+            self.init_parts(pool, ends.iter().copied().filter(|part| !part.is_empty()))?;
+            whole.iter().for_each(|entry| entry.set_word(packed::UNCLAIMED));
+            return Ok(());
+        }
+        self.init_parts(pool, parts(range))
+    }
+
+    /// [`Self::init_ram`], part for part.
+    fn init_parts(&self, pool: &mut SplitPool, parts: impl Iterator<Item = Part> + Clone) -> Result<(), InitError> {
         let mut nr_splits = 0;
-        for part in parts(range) {
+        for part in parts.clone() {
             match self.entries[part.chunk].get() {
                 Chunk::NotRam => nr_splits += u64::from(!part.is_whole()),
                 Chunk::Unclaimed => {}
@@ -219,7 +233,7 @@ impl FrameTable {
         if nr_splits > pool.nr_unused() {
             return Err(InitError::NoRecords { needed: nr_splits, found: pool.nr_unused() });
         }
-        for part in parts(range) {
+        for part in parts {
             let entry = &self.entries[part.chunk];
             let pages = match entry.get() {
                 Chunk::NotRam if part.is_whole() => {
@@ -392,7 +406,7 @@ impl FrameTable {
 }
 
 /// Chunks in a block of order 9 or more.
-pub(in crate::mm) fn chunks_in(order: Order) -> usize {
+pub(in crate::mm) const fn chunks_in(order: Order) -> usize {
     (order.nr_frames() / CHUNK_FRAMES) as usize
 }
 
