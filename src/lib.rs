@@ -8,6 +8,7 @@ extern crate std;
 pub mod bootinfo;
 pub mod build;
 pub mod cmdline;
+pub mod crc32c;
 pub mod domain;
 pub mod emulate;
 pub mod frame;

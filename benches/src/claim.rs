@@ -4,9 +4,9 @@ use crate::Bench;
 use crate::baseline::flat::Flat;
 use crate::baseline::radix::{Radix, nr_used};
 use crate::host::{Extent, FIRST_GUEST, GIB, HostMemory, Layout, MOST, TIB};
-use crate::measure::{Contender, Spread, interleave};
+use crate::measure::{Contender, interleave};
 use crate::memory::Huge;
-use crate::report::{Curve, Row, Target};
+use luxen_figures::{Curve, Row, Spread, Target};
 use std::cell::RefCell;
 
 const OURS: &str = "luxen";

@@ -11,21 +11,16 @@ mod measure;
 mod memory;
 mod metadata;
 mod pages;
-mod plot;
 mod plug_in;
 mod replay;
-mod report;
 mod stream;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::Parser;
+use luxen_figures::{Destination, Report};
 use measure::Clock;
-use report::Report;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
-
-/// Where the pictures go, from the repository's root.
-const PICTURES: &str = "target/luxen/bench";
 
 /// Measures luxen's pure code on the host, beside baselines.
 #[derive(Parser)]
@@ -39,6 +34,9 @@ struct Args {
     /// Hosts of 64 GiB at the most and few rounds: to see that all works
     #[arg(long)]
     quick: bool,
+    /// Put the table and the pictures into docs/figures/
+    #[arg(long)]
+    docs: bool,
 }
 
 /// A run.
@@ -109,24 +107,14 @@ fn main() -> Result<()> {
     for (_, group) in chosen {
         group(&mut bench);
     }
+    let measured = format!(
+        "Measured on the host: {}; {:.0} s of processor time, {:.0} s by the clock{}",
+        measure::machine(),
+        measure::used_seconds(),
+        bench.started.elapsed().as_secs_f64(),
+        if bench.is_quick { ", with few rounds, which mean little" } else { "" }
+    );
     bench.progress("done");
-    println!("{}", bench.report.table());
-    draw_all(&bench.report)?;
-    if let Some(json) = args.json {
-        bench.report.write_json(&json)?;
-        println!("json: {}", json.display());
-    }
-    let (met, all) = bench.report.nr_met();
-    println!("{met} of {all} targets met");
-    Ok(())
-}
-
-fn draw_all(report: &Report) -> Result<()> {
-    let dir = Path::new(PICTURES);
-    std::fs::create_dir_all(dir).with_context(|| format!("cannot make {PICTURES}"))?;
-    for curve in &report.curves {
-        plot::draw(curve, dir)?;
-    }
-    println!("pictures: {} in {PICTURES}", report.curves.len());
-    Ok(())
+    println!("{measured}");
+    bench.report.publish("host", &measured, &Destination { json: args.json, docs: args.docs })
 }

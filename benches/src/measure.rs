@@ -7,6 +7,7 @@
 //! 4. One round more, the first, is not counted.
 
 use anyhow::{Context, Result};
+use luxen_figures::Spread;
 use rustix::thread::CpuSet;
 use rustix::time::{ClockId, clock_gettime};
 
@@ -18,6 +19,23 @@ pub fn pin() -> Result<usize> {
     one.set(core);
     rustix::thread::sched_setaffinity(None, &one).with_context(|| format!("cannot stay on core {core}"))?;
     Ok(core)
+}
+
+/// What all this runs on, and how much company there is.
+pub fn machine() -> String {
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let cpus = read("/proc/cpuinfo");
+    let mut models =
+        cpus.lines().filter_map(|line| line.strip_prefix("model name")).map(|l| l.trim_start_matches([' ', '\t', ':']));
+    let model = models.next().unwrap_or("a processor without a name");
+    let load = read("/proc/loadavg");
+    let load = load.split_whitespace().next().unwrap_or("unknown");
+    format!("{model}, {} processors, load {load} at the end", models.count() + 1)
+}
+
+/// Seconds of processor time that the thread has used.
+pub fn used_seconds() -> f64 {
+    now_ns() as f64 / 1e9
 }
 
 fn now_ns() -> u64 {
@@ -50,43 +68,6 @@ impl Clock {
         let result = f();
         let took = now_ns() - start;
         (took.saturating_sub(self.overhead_ns).max(1) as f64, result)
-    }
-}
-
-/// What the rounds came to.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Spread {
-    /// The middle one.
-    pub median: f64,
-    /// The lowest.
-    pub low: f64,
-    /// The highest.
-    pub high: f64,
-}
-
-impl Spread {
-    /// Of at least one value.
-    pub fn of(values: &[f64]) -> Self {
-        let mut sorted = values.to_vec();
-        sorted.sort_by(f64::total_cmp);
-        let (middle, odd) = (sorted.len() / 2, !sorted.len().is_multiple_of(2));
-        let median = if odd { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2.0 };
-        Self { median, low: sorted[0], high: sorted[sorted.len() - 1] }
-    }
-
-    /// A figure that is computed, not measured.
-    pub const fn exact(value: f64) -> Self {
-        Self { median: value, low: value, high: value }
-    }
-
-    /// Everything multiplied.
-    pub fn times(self, factor: f64) -> Self {
-        Self { median: self.median * factor, low: self.low * factor, high: self.high * factor }
-    }
-
-    /// A rate out of a time: `amount` for each unit of it.
-    pub fn rate_of(self, amount: f64) -> Self {
-        Self { median: amount / self.median, low: amount / self.high, high: amount / self.low }
     }
 }
 
@@ -137,16 +118,6 @@ pub fn interleave(rounds: usize, contenders: &mut [Contender<'_>]) -> Vec<Vec<Sp
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_spread_is_median_and_both_ends() {
-        assert_eq!(Spread::of(&[3.0, 1.0, 2.0]), Spread { median: 2.0, low: 1.0, high: 3.0 });
-        assert_eq!(Spread::of(&[4.0, 1.0]), Spread { median: 2.5, low: 1.0, high: 4.0 });
-        assert_eq!(
-            Spread { median: 2.0, low: 1.0, high: 4.0 }.rate_of(8.0),
-            Spread { median: 4.0, low: 2.0, high: 8.0 }
-        );
-    }
 
     #[test]
     fn every_round_begins_with_another_and_the_first_does_not_count() {

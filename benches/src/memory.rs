@@ -1,6 +1,6 @@
 //! Memory in large pages, as the hypervisor's direct map has them: for tables, page records, page tables and streams.
 
-use luxen::frame::{Maddr, PAGE_SIZE};
+use luxen::frame::{Maddr, Mfn, PAGE_SIZE};
 use luxen::mm::frametable::{ChunkEntry, Split};
 use luxen::mm::physmem::PhysMem;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
@@ -165,6 +165,12 @@ impl PhysMem for Backing {
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), self.place(at, from.len()), from.len()) }
     }
 
+    #[inline(always)]
+    unsafe fn show(&self, mfn: Mfn) -> Option<&[u8; PAGE_SIZE as usize]> {
+        // SAFETY: `place` has found a frame; that nothing writes there is the caller's promise.
+        Some(unsafe { &*self.place(mfn.maddr(), PAGE_SIZE as usize).cast() })
+    }
+
     fn zero(&self, at: Maddr, len_bytes: u64) {
         // SAFETY: as for `read`.
         unsafe { self.place(at, len_bytes as usize).write_bytes(0, len_bytes as usize) }
@@ -174,7 +180,6 @@ impl PhysMem for Backing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use luxen::frame::Mfn;
 
     #[test]
     fn backing_reads_what_was_written_where_it_was_written() {

@@ -2,8 +2,6 @@
 
 use crate::Bench;
 use crate::host::{GIB, HostMemory, Layout, TIB};
-use crate::measure::Spread;
-use crate::report::{Curve, Row, Target};
 use luxen::build;
 use luxen::cmdline::RegionSpec;
 use luxen::frame::{CHUNK_FRAMES, CHUNK_SIZE, Order, PAGE_SIZE};
@@ -13,6 +11,7 @@ use luxen::mm::bootmem::BootAlloc;
 use luxen::mm::frametable::{ChunkEntry, Split};
 use luxen::ranges::RangeSet;
 use luxen::region::LuRegion;
+use luxen_figures::{Curve, Row, Spread, Target};
 
 /// Per cent of the RAM that the entries take, and of what is split that the records take.
 fn shares(memory: &mut HostMemory, layout: Layout, nr_frames: u64) -> (f64, f64) {

@@ -3,8 +3,8 @@
 use crate::Bench;
 use crate::baseline::pages::{Bitmap, BuddySystem, Lifo, Ours, Pages};
 use crate::host::{GIB, HostMemory};
-use crate::measure::{Clock, Contender, Spread, interleave};
-use crate::report::{Curve, Row, Target};
+use crate::measure::{Clock, Contender, interleave};
+use luxen_figures::{Curve, Row, Spread, Target};
 use std::cell::RefCell;
 
 /// All allocators have a host of 4 GiB: a mebi-page.

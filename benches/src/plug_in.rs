@@ -5,9 +5,9 @@ use crate::baseline::flat::FlatLedger;
 use crate::baseline::radix::{Radix, free_runs, nr_used};
 use crate::claim::{FLAT, RADIX, Windows};
 use crate::host::{Extent, FIRST_GUEST, FREE_BELOW, GIB, HostMemory, Layout, MOST, NR_KEPT, TIB, every_second};
-use crate::measure::{Contender, Spread, interleave};
+use crate::measure::{Contender, interleave};
 use crate::memory::Huge;
-use crate::report::{Curve, Row, Target};
+use luxen_figures::{Curve, Row, Spread, Target};
 
 const OURS: &str = "luxen";
 

@@ -10,13 +10,13 @@
 use crate::Bench;
 use crate::baseline::flat::Flat;
 use crate::host::{FIRST_GUEST, GIB, HostMemory};
-use crate::measure::{Clock, Contender, Spread, interleave};
+use crate::measure::{Clock, Contender, interleave};
 use crate::memory::{Backing, Huge};
-use crate::report::{Curve, Row, Target};
 use luxen::frame::{DomId, Mfn, MfnRange};
 use luxen::mm::page_info::{PageLookup, PageType};
 use luxen::mm::physmem::PhysMem;
 use luxen::mm::types::{DomainView, PageTypes};
+use luxen_figures::{Curve, Row, Spread, Target};
 use std::cell::RefCell;
 
 const OURS: &str = "luxen";

@@ -1,15 +1,15 @@
 //! The stream: extents encoded into frames, and decoded out of them, checksum included; beside copies of the same bytes.
 
 use crate::Bench;
-use crate::measure::{Contender, Spread, interleave};
+use crate::measure::{Contender, interleave};
 use crate::memory::Backing;
-use crate::report::{Curve, Row, Target};
 use crc::{CRC_32_ISCSI, Crc, Table};
 use luxen::frame::{Mfn, MfnRange, PAGE_SIZE, Pfn};
 use luxen::lu::mfn_list::{self, Written, nr_list_pages};
 use luxen::lu::records::{AnyRecord, ListWriter, SavedExtent, StreamVersion, reader};
 use luxen::lu::stream::{PagedDest, Writer};
 use luxen::mm::physmem::PhysMem;
+use luxen_figures::{Curve, Row, Spread, Target};
 use std::hint::black_box;
 
 static SIXTEEN: Crc<u32, Table<16>> = Crc::<u32, Table<16>>::new(&CRC_32_ISCSI);

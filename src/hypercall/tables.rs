@@ -8,7 +8,7 @@ use crate::run::bounce;
 use crate::run::context;
 use crate::run::guest_mem::{field_u16, field_u64};
 use crate::run::host::host;
-use crate::run::vcpu::{Callback, GDT_FRAMES, TrapInfo, Vcpu, VcpuState};
+use crate::run::vcpu::{Callback, GDT_FRAMES, Vcpu, VcpuState};
 use crate::x86::desc;
 use crate::x86::directmap::DirectMap;
 use crate::x86::fpu;
@@ -16,6 +16,7 @@ use crate::x86::traps::load_gs;
 use crate::xen::errno::Errno;
 use crate::xen::hypercall::{callback, nmi_op, segment_base, vgcf, vm_assist as assist};
 use crate::xen::layout::{iret_context, shared_info, trap_info, vcpu_info};
+use crate::xen::vcpu::TrapInfo;
 use x86_64::VirtAddr;
 use x86_64::registers::model_specific::{FsBase, KernelGsBase};
 
@@ -29,12 +30,12 @@ pub fn set_trap_table(c: &mut Caller<'_>, list: u64) -> Result<u64, Errno> {
     // The table has 256 vectors; a list without an end is as long as that at the most, as it would only say things again.
     for i in 0..257u64 {
         let entry = memory.read_array::<{ trap_info::SIZE }>(list.wrapping_add(i * trap_info::SIZE as u64))?;
-        let (vector, trap) = TrapInfo::decode(&entry);
+        let trap = TrapInfo::decode(&entry);
         if trap.address == 0 {
             return Ok(0);
         }
         canonical(trap.address)?;
-        c.vcpu.state.lock().traps[usize::from(vector)] = trap;
+        c.vcpu.state.lock().traps[usize::from(trap.vector)] = trap;
     }
     Err(Errno::EINVAL)
 }

@@ -7,7 +7,7 @@ use crate::mm::page_info::PageType;
 use crate::run::domain::Domain;
 use crate::run::guest_mem::field_u64;
 use crate::run::host::host;
-use crate::run::vcpu::{Callback, GDT_FRAMES, TrapInfo, Vcpu, VcpuState};
+use crate::run::vcpu::{Callback, GDT_FRAMES, Vcpu, VcpuState};
 use crate::run::work;
 use crate::x86::{cpu, tsc};
 use crate::xen::Errno;
@@ -324,9 +324,7 @@ pub fn load_context(v: &mut VcpuState, c: &VcpuGuestContext) {
     v.iopl = iopl_of(u.rflags);
     r.rsp = u.rsp;
     (v.ds, v.es, v.fs, v.gs) = (u.ds, u.es, u.fs, u.gs);
-    for (to, from) in v.traps.iter_mut().zip(&c.traps) {
-        *to = TrapInfo { flags: from.flags, cs: from.cs, address: from.address };
-    }
+    v.traps.copy_from_slice(&c.traps);
     let has_ldt = c.ldt_ents != 0 && mmuext::check_ldt(c.ldt_base, c.ldt_ents).is_ok();
     (v.ldt_base, v.ldt_entries) = if has_ldt { (c.ldt_base, c.ldt_ents as u32) } else { (0, 0) };
     (v.kernel_ss, v.kernel_sp) = (c.kernel_ss, c.kernel_sp);
@@ -375,9 +373,7 @@ pub fn context_of(v: &VcpuState, vm_assist: u64) -> Box<VcpuGuestContext> {
     (u.rip, u.rflags, u.rsp) = (r.rip, r.rflags | u64::from(v.iopl) << IOPL_SHIFT, r.rsp);
     (u.cs, u.ss) = (r.cs as u16, r.ss as u16);
     (u.ds, u.es, u.fs, u.gs) = (v.ds, v.es, v.fs, v.gs);
-    for (i, (to, from)) in c.traps.iter_mut().zip(v.traps.iter()).enumerate() {
-        (to.vector, to.flags, to.cs, to.address) = (i as u8, from.flags, from.cs, from.address);
-    }
+    c.traps.copy_from_slice(&v.traps[..]);
     (c.ldt_base, c.ldt_ents) = (v.ldt_base, v.ldt_entries.into());
     for (to, from) in c.gdt_frames.iter_mut().zip(v.gdt_frames) {
         *to = from.map_or(0, Mfn::get);

@@ -5,7 +5,7 @@
 //! fault and so a reset, not a write to a device.
 //!
 //! ```text
-//! L4[0 ..= 255]    every range given, at its machine address, in 2 MiB pages where they fit and 4 KiB pages elsewhere
+//! L4[0 ..= 255]    every range given, at its machine address, in the largest pages that fit: of 1 GiB, if the CPU has them, 2 MiB and 4 KiB
 //! L4[256 ..= 511]  one 4 KiB page: the copy of the relocation code at its alias
 //! ```
 //!
@@ -22,7 +22,9 @@ use crate::mm::physmem::PhysMem;
 const TABLE: u64 = 0x23;
 /// Present, writable, accessed, dirty: the CPU has nothing to note in it.
 const LEAF: u64 = 0x63;
-/// A 2 MiB page in an L2.
+/// Frames of a page of 1 GiB.
+const GIB: Order = Order::new(18);
+/// A 1 GiB page in an L3, a 2 MiB page in an L2.
 const LARGE: u64 = 0x80;
 const PRESENT: u64 = 0x1;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
@@ -91,18 +93,20 @@ pub struct RelocTables {
 }
 
 impl RelocTables {
-    /// Maps all of `ranges` to themselves and the frame `copy` at `alias` too.
+    /// Maps all of `ranges` to themselves and the frame `copy` at `alias` too. `largest` is the order of the largest pages that the CPU has:
+    /// that of 1 GiB, or of 2 MiB.
     ///
     /// `supply` gives frames outside of `overwritten`, which are slot and region; on failure they come back in the error.
     pub fn build<M: PhysMem>(
         mem: &M,
         ranges: impl IntoIterator<Item = MfnRange>,
         (alias, copy): (u64, Mfn),
+        largest: Order,
         overwritten: [MfnRange; 2],
         supply: impl FnMut() -> Option<Mfn>,
     ) -> Result<Self, BuildError> {
         let mut builder = Builder { mem, supply, overwritten, frames: Vec::new() };
-        match builder.build(ranges, alias, copy) {
+        match builder.build(ranges, alias, copy, largest) {
             Ok(l4) => Ok(Self { l4, frames: builder.frames }),
             Err(cause) => Err(BuildError { cause, frames: builder.frames }),
         }
@@ -133,7 +137,13 @@ struct Builder<'m, M, S> {
 }
 
 impl<M: PhysMem, S: FnMut() -> Option<Mfn>> Builder<'_, M, S> {
-    fn build(&mut self, ranges: impl IntoIterator<Item = MfnRange>, alias: u64, copy: Mfn) -> Result<Mfn, IdmapError> {
+    fn build(
+        &mut self,
+        ranges: impl IntoIterator<Item = MfnRange>,
+        alias: u64,
+        copy: Mfn,
+        largest: Order,
+    ) -> Result<Mfn, IdmapError> {
         if alias < UPPER_HALF || !alias.is_multiple_of(PAGE_SIZE) {
             return Err(IdmapError::BadAlias { address: alias });
         }
@@ -143,40 +153,61 @@ impl<M: PhysMem, S: FnMut() -> Option<Mfn>> Builder<'_, M, S> {
             if range.end() > LOWER_HALF_LIMIT >> PAGE_SHIFT {
                 return Err(IdmapError::OutOfReach { range });
             }
-            for (mfn, order) in range.blocks(Order::CHUNK) {
-                if order == Order::CHUNK {
-                    self.map_chunk(l4, mfn)?;
+            for (mfn, order) in range.blocks(largest) {
+                let frames =
+                    |step: Order| (0..order.nr_frames()).step_by(step.nr_frames() as usize).map(|i| mfn.offset(i));
+                if order == GIB {
+                    self.map_gib(l4, mfn)?;
+                } else if order >= Order::CHUNK {
+                    frames(Order::CHUNK).try_for_each(|mfn| self.map_chunk(l4, mfn))?;
                 } else {
-                    (0..order.nr_frames()).map(|i| mfn.offset(i)).try_for_each(|mfn| {
-                        // Ranges may overlap; a frame of a 2 MiB page is mapped already.
-                        self.map_page(l4, mfn.maddr().get(), mfn)
-                    })?;
+                    frames(Order::PAGE).try_for_each(|mfn| self.map_page(l4, mfn.maddr().get(), mfn))?;
                 }
             }
         }
         Ok(l4)
     }
 
-    /// Maps 2 MiB to themselves.
+    /// Maps 1 GiB to itself.
+    fn map_gib(&mut self, l4: Mfn, mfn: Mfn) -> Result<(), IdmapError> {
+        let address = mfn.maddr().get();
+        let l3 = self.descend(l4, index(address, 4))?;
+        // Tables from an earlier, smaller range are given up; their frames stay accounted for.
+        self.mem.write_u64(entry_at(l3, index(address, 3)), address | LEAF | LARGE);
+        Ok(())
+    }
+
+    /// Maps 2 MiB to themselves. Ranges may overlap: what lies in a page of 1 GiB is mapped already.
     fn map_chunk(&mut self, l4: Mfn, mfn: Mfn) -> Result<(), IdmapError> {
         let address = mfn.maddr().get();
         let l3 = self.descend(l4, index(address, 4))?;
+        if self.is_large(l3, index(address, 3)) {
+            return Ok(());
+        }
         let l2 = self.descend(l3, index(address, 3))?;
         // An L1 from an earlier, smaller range is given up; its frame stays accounted for.
         self.mem.write_u64(entry_at(l2, index(address, 2)), address | LEAF | LARGE);
         Ok(())
     }
 
+    /// Maps a frame, unless it lies in a larger page.
     fn map_page(&mut self, l4: Mfn, address: u64, mfn: Mfn) -> Result<(), IdmapError> {
         let l3 = self.descend(l4, index(address, 4))?;
+        if self.is_large(l3, index(address, 3)) {
+            return Ok(());
+        }
         let l2 = self.descend(l3, index(address, 3))?;
         let at = index(address, 2);
-        if self.mem.read_u64(entry_at(l2, at)) & LARGE != 0 {
+        if self.is_large(l2, at) {
             return Ok(());
         }
         let l1 = self.descend(l2, at)?;
         self.mem.write_u64(entry_at(l1, index(address, 1)), mfn.maddr().get() | LEAF);
         Ok(())
+    }
+
+    fn is_large(&self, table: Mfn, index: u64) -> bool {
+        self.mem.read_u64(entry_at(table, index)) & LARGE != 0
     }
 
     /// The table that an entry of `table` names, a new one if it names none.
@@ -232,11 +263,20 @@ mod tests {
     }
 
     fn build(mem: &SparseMem, ranges: &[MfnRange], nr_frames: u64) -> Result<RelocTables, BuildError> {
+        build_with(mem, ranges, nr_frames, Order::CHUNK)
+    }
+
+    fn build_with(
+        mem: &SparseMem,
+        ranges: &[MfnRange],
+        nr_frames: u64,
+        largest: Order,
+    ) -> Result<RelocTables, BuildError> {
         // Free frames hold what their last owner left in them.
         mem.write(Mfn::new(SUPPLY).maddr(), &std::vec![0xff; (nr_frames * PAGE_SIZE) as usize]);
         let mut frames = SUPPLY..SUPPLY + nr_frames;
         let supply = || frames.next().map(Mfn::new);
-        RelocTables::build(mem, ranges.iter().copied(), (ALIAS, COPY), [SLOT, REGION], supply)
+        RelocTables::build(mem, ranges.iter().copied(), (ALIAS, COPY), largest, [SLOT, REGION], supply)
     }
 
     /// What the CPU makes of an address: machine address, unless not present; asserts that it may be written and executed.
@@ -284,7 +324,8 @@ mod tests {
         }
         let mem = SparseMem::new();
         for mfn in [Mfn::new(0x13ff), Mfn::new(0x2000)] {
-            let error = RelocTables::build(&mem, [], (ALIAS, COPY), [SLOT, REGION], || Some(mfn)).unwrap_err();
+            let error =
+                RelocTables::build(&mem, [], (ALIAS, COPY), Order::MAX, [SLOT, REGION], || Some(mfn)).unwrap_err();
             assert_eq!((error.cause, error.frames), (IdmapError::SuppliedInside { mfn }, std::vec![mfn]));
         }
         assert_eq!(mem.nr_written(), 0);
@@ -297,8 +338,30 @@ mod tests {
         let high = range((1 << 35) - 512, (1 << 35) + 1);
         assert_eq!(build(&mem, &[high], 100).unwrap_err().cause, IdmapError::OutOfReach { range: high });
         for alias in [0x1000, ALIAS + 8, UPPER_HALF - PAGE_SIZE] {
-            let error = RelocTables::build(&mem, [], (alias, COPY), [SLOT, REGION], || None).unwrap_err();
+            let error = RelocTables::build(&mem, [], (alias, COPY), Order::MAX, [SLOT, REGION], || None).unwrap_err();
             assert_eq!(error.cause, IdmapError::BadAlias { address: alias });
+        }
+    }
+
+    #[test]
+    fn a_gibibyte_takes_an_entry_where_the_cpu_has_such_pages() {
+        // 2.5 GiB that begin in the middle of one; then single frames and chunks of what is mapped, and the other way round.
+        let all = range(0x2_0000, 0xc_0000);
+        let some = [range(0x4_0200, 0x4_0400), range(0x8_0001, 0x8_0003)];
+        let orders = [[all, some[0], some[1]], [some[0], some[1], all]];
+        for ranges in orders {
+            let mem = SparseMem::new();
+            let tables = build_with(&mem, &ranges, 20, Order::MAX).unwrap();
+            for address in [0x2000_0000, 0x4000_0000, 0x4020_1008, 0x8000_1000, 0xbfff_f000] {
+                assert_eq!(translate(&mem, &tables, address), Some(address));
+            }
+            for address in [0x1fff_f000, 0xc000_0000] {
+                assert_eq!(translate(&mem, &tables, address), None);
+            }
+            let l3 = mem.read_u64(tables.l4().maddr()) & ADDRESS;
+            let entry = |i: u64| mem.read_u64(Maddr::new(l3 + i * 8));
+            assert_eq!([entry(1), entry(2)], [0x4000_00e3, 0x8000_00e3]);
+            assert_eq!(entry(0) & LARGE, 0);
         }
     }
 

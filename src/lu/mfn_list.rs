@@ -24,7 +24,8 @@
 mod error;
 
 use super::records::StreamVersion;
-use super::stream::{ByteSource, COPY_LEN, Finished, PagedSource, StreamError, checksum, digest, joined, with_zeros};
+use super::stream::{ByteSource, COPY_LEN, Finished, PagedSource, StreamError, checksum, joined, with_zeros};
+use crate::crc32c::Crc32c;
 use crate::frame::{Mfn, MfnRange, PAGE_SIZE};
 use crate::mm::physmem::PhysMem;
 use alloc::vec::Vec;
@@ -377,7 +378,7 @@ fn check_lengths(stream_len_bytes: u64, nr_pages: u64) -> Result<(), MfnListErro
 
 /// CRC-32C of all list pages, whole, in the order of the chain, with the root's checksum field taken as zero.
 fn list_checksum<M: PhysMem + ?Sized>(mem: &M, list_pages: &[Mfn]) -> u32 {
-    let mut digest = digest();
+    let mut sum = Crc32c::new();
     let mut buf = [0; COPY_LEN];
     for (index, page) in list_pages.iter().enumerate() {
         for offset in (0..PAGE_SIZE).step_by(COPY_LEN) {
@@ -386,10 +387,10 @@ fn list_checksum<M: PhysMem + ?Sized>(mem: &M, list_pages: &[Mfn]) -> u32 {
                 let field = root::CRCS as usize + 4;
                 buf[field..field + 4].fill(0);
             }
-            digest.update(&buf);
+            sum.update(&buf);
         }
     }
-    digest.finalize()
+    sum.finish()
 }
 
 /// Two 32-bit fields as they lie in memory.

@@ -78,6 +78,11 @@ pub fn expect_resume(host: &Host, report: Report, from: String) {
     RESUME_EXPECTED.store(true, Ordering::Release);
 }
 
+/// True in a pause that has not ended.
+pub fn is_awaited() -> bool {
+    RESUME_EXPECTED.load(Ordering::Acquire)
+}
+
 /// A guest is about to run.
 pub fn note_resume(host: &Host) {
     if RESUME_EXPECTED.swap(false, Ordering::AcqRel)

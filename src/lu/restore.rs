@@ -17,7 +17,9 @@ use super::claims::{Claims, Disputes, HostClaim, NoRoom};
 use super::damage::{Damage, FIRST_DOMAIN};
 use super::history::History;
 use super::mfn_list::{self, MfnList, MfnListError};
-use super::records::{self, AnyRecord, DomainFault, HostFlags, LuHost, LuTime, Summary};
+use super::records::{
+    self, AnyRecord, DOMAIN_BEGIN, DomainFault, HostFlags, LU_EXTENTS, LU_GRANTS, LU_LINGERING, LuHost, LuTime, Summary,
+};
 use super::report::{self, Report};
 use super::stream::{PagedSource, StreamError};
 use super::update::UpdateState;
@@ -189,6 +191,10 @@ impl Incoming {
         let source = PagedSource::new(&DirectMap, self.list.pages(), self.list.stream_len_bytes());
         let mut reader = records::reader(&source);
         while let Some(record) = reader.next_record()? {
+            // Domains are read when there is memory for them.
+            if records::is_of_domain(record.kind) {
+                continue;
+            }
             let wrong = |e| RestoreError::Stream(record.error(e));
             match AnyRecord::decode(&record)? {
                 AnyRecord::Time(time) => self.time = time,
@@ -229,21 +235,25 @@ impl Incoming {
                         self.report.stamp_outgoing(stage.map_err(wrong)?);
                     }
                 }
-                // Domains are read when there is memory for them.
                 _ => {}
             }
         }
         Ok(())
     }
 
-    /// Decodes every record again and hands it to `each`. The stream was checked by `open`, so order and presence are right.
+    /// Decodes the records of the types that are wanted again and hands them to `each`. The stream was checked by `open`, so order and
+    /// presence are right.
     fn for_each_record<E: From<RestoreError>>(
         &self,
+        is_wanted: fn(u32) -> bool,
         mut each: impl FnMut(u64, AnyRecord<'_, PagedSource<'_, DirectMap>>) -> Result<(), RecordProblem<E>>,
     ) -> Result<(), E> {
         let source = PagedSource::new(&DirectMap, self.list.pages(), self.list.stream_len_bytes());
         let mut reader = records::reader(&source);
         while let Some(record) = reader.next_record().map_err(RestoreError::Stream)? {
+            if !is_wanted(record.kind) {
+                continue;
+            }
             let decoded = AnyRecord::decode(&record).map_err(RestoreError::Stream)?;
             each(record.at, decoded).map_err(|problem| match problem {
                 RecordProblem::Record(e) => E::from(RestoreError::Stream(record.error(e))),
@@ -296,7 +306,8 @@ impl Incoming {
             host(claims.host(*range, DomId::IO))?;
         }
         let mut owner = DomId::INVALID;
-        self.for_each_record(|_, record| {
+        let names_frames = |kind| matches!(kind, DOMAIN_BEGIN | LU_GRANTS | LU_EXTENTS | LU_LINGERING);
+        self.for_each_record(names_frames, |_, record| {
             match record {
                 AnyRecord::DomainBegin(begin) => {
                     owner = begin.domid;
@@ -441,7 +452,7 @@ impl Incoming {
 
     fn read_domains(&self) -> Result<Vec<SavedDomain>, RestoreError> {
         let mut domains: Vec<SavedDomain> = Vec::new();
-        self.for_each_record::<RestoreError>(|at, record| {
+        self.for_each_record::<RestoreError>(records::is_of_domain, |at, record| {
             match record {
                 AnyRecord::DomainBegin(begin) => domains.push(SavedDomain::new(begin, at)),
                 other => {

@@ -10,28 +10,26 @@ use super::mfn_list::{self, MfnListError, Written};
 use super::records::{
     CallbackMasks, Callbacks, Channel, ChannelState, DomainBegin, DomainFlags, GrantInUse, GrantMap, GrantsHead,
     HostFlags, LU_CMDLINE, LU_CMDLINE_MODULE, LU_CONSOLE, LU_TYPED, ListWriter, LuHost, LuLog, LuTime, LuVcpu,
-    LuVersion, LuWatchdogs, M2pBlock, Name, OpenDomain, Pin, PvInfo, Runstate, SHARED_INFO, SHARED_INFO_LEN,
-    STATIC_DATA_END, SavedExtent, Stage, StreamVersion, TscInfo, VCPU_CONTEXT_LEN, VcpuFlags, VcpuPending,
-    XenPagesKind, write_grants, write_stages, write_vcpu_basic, write_vcpu_xsave,
+    LuVersion, LuWatchdogs, M2pBlock, Name, OpenDomain, Pin, PvInfo, Runstate, SHARED_INFO, STATIC_DATA_END,
+    SavedExtent, Stage, StreamVersion, TscInfo, VcpuFlags, VcpuPending, XenPagesKind, write_grants, write_stages,
+    write_vcpu_basic, write_vcpu_xsave,
 };
 use super::stream::{Dest, PagedDest, WriteError, Writer};
 use crate::domain::evtchn::PortState;
 use crate::domain::grant::{Active, Mapping};
-use crate::frame::{CHUNK_FRAMES, DomId, Mfn, MfnRange, Order};
+use crate::frame::{CHUNK_FRAMES, DomId, Mfn, MfnRange, Order, PAGE_SIZE};
 use crate::hypercall;
 use crate::log;
 use crate::mm::buddy::Block;
 use crate::mm::page_info::PageLookup;
-use crate::mm::physmem::PhysMem;
 use crate::mm::types::Root;
 use crate::ranges;
 use crate::run::domain::{Domain, DomainMemory};
 use crate::run::host::Host;
 use crate::run::vcpu::Vcpu;
 use crate::verdict::{self, Verdict};
-use crate::x86::directmap::DirectMap;
+use crate::x86::directmap::{self, DirectMap};
 use crate::x86::{apic, tsc};
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::fmt;
@@ -324,14 +322,20 @@ fn write_domain<D: Dest>(
     save_grants(host, domain, out)?;
     let clock = tsc::clock();
     out.save(&TscInfo { mode: 0, khz: (clock.tsc_hz / 1000) as u32, nsec: tsc::now_ns(), incarnation: 0 })?;
-    let mut shared = Box::new([0u8; SHARED_INFO_LEN]);
-    DirectMap.read(memory.shared_info.maddr(), &mut shared[..]);
-    out.record(SHARED_INFO, &shared[..])?;
+    save_shared_info(memory.shared_info, out)?;
     drop(memory);
     for vcpu in &vcpus {
         write_vcpu(domain, vcpu, out)?;
     }
     open.end(out)?;
+    Ok(())
+}
+
+#[expect(unsafe_code, reason = "a frame is written from where it lies")]
+fn save_shared_info<D: Dest>(shared_info: Mfn, out: &mut Writer<D>) -> Result<(), SaveError> {
+    // SAFETY: no guest runs, and nothing is raised for one.
+    let shared = unsafe { directmap::bytes(shared_info.maddr(), PAGE_SIZE) };
+    out.record(SHARED_INFO, shared)?;
     Ok(())
 }
 
@@ -466,9 +470,7 @@ fn write_vcpu<D: Dest>(domain: &Domain, vcpu: &Vcpu, out: &mut Writer<D>) -> Res
     if !v.initialised {
         return Ok(());
     }
-    let mut context = Box::new([0u8; VCPU_CONTEXT_LEN]);
-    hypercall::vcpu::context_of(&v, domain.vm_assist()).encode(&mut context);
-    write_vcpu_basic(out, vcpu.id, &context)?;
+    write_vcpu_basic(out, vcpu.id, &hypercall::vcpu::context_of(&v, domain.vm_assist()).encode())?;
     if v.fpu.xcr0() != 0 {
         write_vcpu_xsave(out, vcpu.id, v.xcr0, v.fpu.xcr0(), v.fpu.bytes())?;
     }

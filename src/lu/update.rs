@@ -27,6 +27,7 @@ use crate::log;
 use crate::mm::buddy::Block;
 use crate::run::console;
 use crate::run::host::Host;
+use crate::run::plug_in;
 use crate::verdict::{self, Verdict};
 use crate::x86::traps::Frame;
 use crate::x86::tsc;
@@ -215,6 +216,7 @@ pub fn run_pending(host: &Host, frame: &mut Frame) {
         u.requested = false;
         u.asked
     };
+    plug_in::finish(host);
     match asked {
         Some(Asked::Update) => update(host, frame),
         Some(Asked::DryRun) => trial::run(host, frame),

@@ -20,6 +20,15 @@ pub trait PhysMem {
     /// Writes `len_bytes` zeros; they may cross frames.
     fn zero(&self, at: Maddr, len_bytes: u64);
 
+    /// A frame's bytes where they lie, if this memory can show them: a copy less.
+    ///
+    /// # Safety
+    /// Nothing writes to the frame as long as they are borrowed.
+    #[expect(unsafe_code, reason = "the caller vouches for the frame")]
+    unsafe fn show(&self, _mfn: Mfn) -> Option<&[u8; PAGE_SIZE as usize]> {
+        None
+    }
+
     /// Copies a whole frame.
     fn copy_frame(&self, from: Mfn, to: Mfn) {
         let mut buf = [0u8; 512];

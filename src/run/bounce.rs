@@ -9,11 +9,12 @@ use crate::mm::physmem::PhysMem;
 use crate::run::context;
 use crate::run::domain::Domain;
 use crate::run::guest_mem::{Fault, GuestMem};
-use crate::run::vcpu::{Callback, NMI_VECTOR, TrapInfo, Vcpu, VcpuState};
+use crate::run::vcpu::{Callback, NMI_VECTOR, Vcpu, VcpuState};
 use crate::x86::directmap::DirectMap;
 use crate::x86::traps::Frame;
 use crate::xen::hypercall::{pv, vm_assist};
 use crate::xen::layout::vcpu_info;
+use crate::xen::vcpu::TrapInfo;
 use core::fmt;
 use x86_64::instructions::segmentation::{DS, ES, FS, GS, Segment};
 

@@ -24,6 +24,7 @@ pub mod grants;
 pub mod host;
 pub mod keys;
 pub mod msr;
+pub mod plug_in;
 pub mod store;
 pub mod teardown;
 pub mod vcpu;

@@ -8,7 +8,7 @@ use crate::run::domain::Domain;
 use crate::x86::fpu::FpuArea;
 use crate::x86::traps::Frame;
 use crate::xen::hypercall::{pv, runstate};
-use crate::xen::layout::trap_info;
+use crate::xen::vcpu::TrapInfo;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use spin::Mutex;
@@ -18,28 +18,6 @@ pub const GDT_FRAMES: usize = 14;
 
 /// Vector of NMIs, in the trap table too.
 pub const NMI_VECTOR: u8 = 2;
-
-/// One entry of the guest's trap table (public/arch-x86/xen.h, `struct trap_info`).
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub struct TrapInfo {
-    /// Bits 1:0 the ring that may raise it by `int n`, bit 2: delivering it masks events.
-    pub flags: u8,
-    /// Code selector.
-    pub cs: u16,
-    /// Handler; 0 for none.
-    pub address: u64,
-}
-
-impl TrapInfo {
-    /// Bit of `flags`: delivering it masks events.
-    pub const MASKS_EVENTS: u8 = 4;
-
-    /// Reads an entry in the guest's layout; the vector it is for comes first.
-    pub fn decode(b: &[u8; trap_info::SIZE]) -> (u8, Self) {
-        let word = u64::from_le_bytes([b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]]);
-        (b[0], Self { flags: b[1], cs: u16::from_le_bytes([b[2], b[3]]), address: word })
-    }
-}
 
 /// An entry into the guest other than a trap.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -260,7 +238,9 @@ impl VcpuState {
     pub fn set_nmi_handler(&mut self, address: u64) {
         self.traps[usize::from(NMI_VECTOR)] = match address {
             0 => TrapInfo::default(),
-            address => TrapInfo { flags: TrapInfo::MASKS_EVENTS, cs: pv::FLAT_KERNEL_CS as u16, address },
+            address => {
+                TrapInfo { vector: NMI_VECTOR, flags: TrapInfo::MASKS_EVENTS, cs: pv::FLAT_KERNEL_CS as u16, address }
+            }
         };
     }
 

@@ -10,7 +10,7 @@ use crate::run::domain::Shutdown;
 use crate::run::guest_mem::GuestMem;
 use crate::run::host::{Host, host};
 use crate::run::vcpu::{Vcpu, VcpuState};
-use crate::run::{console, context, teardown};
+use crate::run::{console, context, plug_in, teardown};
 use crate::verdict::{self, Verdict};
 use crate::x86::directmap::DirectMap;
 use crate::x86::percpu::this_cpu;
@@ -37,6 +37,7 @@ pub fn run(frame: &mut Frame) {
     console::poll(host, now);
     teardown::step(host);
     update::tick(host, now);
+    plug_in::step(host);
     if update::is_requested(host) {
         update::run_pending(host, frame);
     }
@@ -60,7 +61,7 @@ fn next_deadline(host: &Host, now: u64) -> u64 {
     let slice = if sched.is_contended() { this_cpu().slice_end_ns.get() } else { u64::MAX };
     let timer = sched.next_timer().unwrap_or(u64::MAX);
     drop(sched);
-    let teardown = if teardown::is_busy(host) { now } else { u64::MAX };
+    let teardown = if teardown::is_busy(host) || plug_in::is_busy() { now } else { u64::MAX };
     slice.min(timer).min(console::next_poll(host)).min(update::next_tick(host)).min(teardown)
 }
 

@@ -19,6 +19,7 @@ use crate::mm::frametable::{ChunkEntry, ClaimError, Frames, InitError, NR_SLABS,
 use crate::mm::physmem::PhysMem;
 use crate::ranges::RangeSet;
 use crate::region::LuRegion;
+use crate::run::plug_in;
 use crate::start::Fatal;
 use crate::start::bootinfo::BootInfo;
 use crate::x86::cpu::Features;
@@ -277,8 +278,8 @@ impl Framed {
         feed(self.frames, &mut self.boot, needed)
     }
 
-    /// All that nobody claimed becomes free memory; what is left of the region serves small objects.
-    pub fn plug_in(self) -> Plugged {
+    /// All that nobody claimed becomes free memory, now or little by little; what is left of the region serves small objects.
+    pub fn plug_in(self, when: PlugIn) -> Plugged {
         let Self { firmware, region, boot, own_l4, frames, mut used } = self;
         super::failure::note_plugged();
         let (nr_used, nr_total) = {
@@ -287,7 +288,15 @@ impl Framed {
             (pool.nr_total() - pool.nr_unused(), pool.nr_total())
         };
         used.page_records = nr_used * size_of::<Split>() as u64;
-        frames.plug_in(map_splits);
+        match when {
+            PlugIn::Now => {
+                frames.plug_in(map_splits);
+            }
+            PlugIn::Later => {
+                frames.lock().plug_in_later(map_splits);
+                plug_in::expect();
+            }
+        }
         let stats = boot.stats();
         log!("bootmem", "{stats}");
         // The outgoing build has said what it planned, in the same words.
@@ -302,6 +311,15 @@ impl Framed {
         heap::set_grow(grow);
         Plugged { firmware, region, own_l4, frames }
     }
+}
+
+/// When free memory is plugged in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlugIn {
+    /// All of it at once.
+    Now,
+    /// When guests run again, but for what is needed before.
+    Later,
 }
 
 /// A claim that failed, or boot memory that ran out on the way.
@@ -325,12 +343,11 @@ pub struct Plugged {
     pub frames: &'static Frames,
 }
 
-/// Memory of the heap as page records.
+/// Memory of the heap as page records. They are not cleared: the pool is told so, and an update waits for it.
 #[expect(unsafe_code, reason = "heap memory becomes objects")]
 fn map_splits(first: Mfn, nr_frames: u64) -> &'static [Split] {
-    DirectMap.zero(first.maddr(), nr_frames * PAGE_SIZE);
     let len = nr_frames * PAGE_SIZE / size_of::<Split>() as u64;
-    // SAFETY: the heap gives the block away for ever; a record of zeros is `Split::new`.
+    // SAFETY: the heap gives the block away for ever; a record is integers, of which any bytes are some.
     unsafe { directmap::slice_mut(first.maddr(), len as usize) }
 }
 

@@ -40,7 +40,7 @@ use alloc::vec::Vec;
 use core::cell::UnsafeCell;
 use core::fmt;
 use core::sync::atomic::{AtomicU32, Ordering};
-use memory::{ClaimOrFatal, Firmware, Framed, Plugged};
+use memory::{ClaimOrFatal, Firmware, Framed, PlugIn, Plugged};
 use spin::{Mutex, Once};
 
 /// Order of the block that holds the log: 256 KiB.
@@ -204,7 +204,7 @@ fn boot(magic: u32, mbi: u32, image: Maddr, entry_tsc: u64) -> Result<(), Fatal>
             incoming.start_clock();
             incoming.note_boot(entry_tsc);
             incoming.claim_all(framed.frames, options.badpage.ranges(), |needed| framed.feed(needed))?;
-            let plugged = framed.plug_in();
+            let plugged = framed.plug_in(PlugIn::Later);
             incoming.note_plugged();
             drop(info);
             warm(plugged, incoming, given)
@@ -231,7 +231,7 @@ fn claim_modules(mut framed: Framed, info: &BootInfo) -> Result<Plugged, Fatal> 
     for m in info.modules() {
         framed.claim(MfnRange::frames_touched(m.start, m.len_bytes), DomId::XEN)?;
     }
-    Ok(framed.plug_in())
+    Ok(framed.plug_in(PlugIn::Now))
 }
 
 /// The ledger line (I8). A mismatch is an error of the hypervisor: the verdict of a test run says so.
@@ -360,7 +360,6 @@ fn warm(plugged: Plugged, mut incoming: Incoming, given: Given<'_>) -> Result<()
         log::move_to(log::Ring::resume(log_memory(saved.range), saved.head, saved.printed), saved.range, who);
     }
     log!("start", "{} took over from {}, update {}", crate::build::VERSION, incoming.from(), incoming.sequence());
-    print_ledger(frames);
     let parts = incoming.host_parts();
     let host = host::install(make_host(plugged, given, m2p, parts));
     incoming.restore_domains(host).map_err(Fatal::Restore)?;

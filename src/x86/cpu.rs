@@ -23,8 +23,6 @@ pub struct Features {
     pub fsgsbase: bool,
     /// Supervisor-mode execution prevention.
     pub smep: bool,
-    /// The instruction CRC32, which came with SSE4.2.
-    pub crc32: bool,
 }
 
 /// State components that guests may use: x87, SSE, AVX, AVX-512 (SDM vol. 1 §13.1).
@@ -77,7 +75,6 @@ pub fn features() -> Features {
         x2apic: one.ecx & (1 << 21) != 0,
         fsgsbase: seven & 1 != 0,
         smep: seven & (1 << 7) != 0,
-        crc32: one.ecx & (1 << 20) != 0,
     }
 }
 

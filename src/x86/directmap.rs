@@ -65,6 +65,11 @@ impl PhysMem for DirectMap {
         unsafe { core::ptr::write_bytes(ptr::<u8>(at), 0, len_bytes as usize) }
     }
 
+    unsafe fn show(&self, mfn: Mfn) -> Option<&[u8; PAGE_SIZE as usize]> {
+        // SAFETY: mapped and the callers' by the contract of `PhysMem`; that nothing writes there is the caller's promise.
+        Some(unsafe { &*ptr(mfn.maddr()) })
+    }
+
     fn copy_frame(&self, from: Mfn, to: Mfn) {
         if from == to {
             return;

@@ -5,7 +5,6 @@
 pub mod apic;
 pub mod cmos;
 pub mod cpu;
-pub mod crc;
 pub mod debug;
 pub mod debug_exit;
 pub mod desc;

@@ -88,15 +88,41 @@ impl<F: FnMut() -> Option<Mfn>> Builder<F> {
         Some(next)
     }
 
-    /// Maps one page of 4 KiB (`level` 1), 2 MiB (2) or 1 GiB (3); the tables above get `P | RW | flags & US`.
-    pub fn map(&mut self, l4: Mfn, va: u64, to: Maddr, level: u32, flags: u64) -> Option<()> {
+    /// The table of `level` above which `va` is mapped; those above it get `P | RW | flags & US`.
+    fn table_for(&mut self, l4: Mfn, va: u64, level: u32, flags: u64) -> Option<Mfn> {
         let table_flags = P | RW | AD & (1 << 5) | flags & US;
         let mut table = l4;
         for l in (level + 1..=4).rev() {
             table = self.descend(table, index(va, l), table_flags)?;
         }
+        Some(table)
+    }
+
+    /// Maps one page of 4 KiB (`level` 1), 2 MiB (2) or 1 GiB (3); the tables above get `P | RW | flags & US`.
+    pub fn map(&mut self, l4: Mfn, va: u64, to: Maddr, level: u32, flags: u64) -> Option<()> {
+        let table = self.table_for(l4, va, level, flags)?;
         let large = if level > 1 { PS } else { 0 };
         DirectMap.write_u64(entry_at(table, index(va, level)), to.get() | flags | P | large);
+        Some(())
+    }
+
+    /// Maps `nr_pages` pages in a row, table by table.
+    fn map_run(&mut self, l4: Mfn, va: u64, to: Maddr, nr_pages: u64, level: u32, flags: u64) -> Option<()> {
+        let page_len = PAGE_SIZE << (9 * (level - 1));
+        let large = if level > 1 { PS } else { 0 };
+        let mut done = 0;
+        while done < nr_pages {
+            let va = va + done * page_len;
+            let table = self.table_for(l4, va, level, flags)?;
+            let first = index(va, level);
+            let here = (nr_pages - done).min(512 - first);
+            let mut entry = (to.get() + done * page_len) | flags | P | large;
+            for i in first..first + here {
+                DirectMap.write_u64(entry_at(table, i), entry);
+                entry += page_len;
+            }
+            done += here;
+        }
         Some(())
     }
 }
@@ -106,25 +132,17 @@ pub fn build(take: impl FnMut() -> Option<Mfn>, ram_end: u64, image: Maddr, gib_
     let mut b = Builder::new(take);
     let l4 = b.table()?;
     let rw = RW | AD | NX;
-    let mut at = 0;
-    while at < ram_end {
-        // The last, partial GiB is mapped in pages of 2 MiB, so that no more than needed of what lies above RAM is mapped cacheable.
-        let (level, step) = if gib_pages && ram_end - at >= GIB { (3, GIB) } else { (2, CHUNK_SIZE) };
-        b.map(l4, DIRECTMAP_VA + at, Maddr::new(at), level, rw)?;
-        at += step;
-    }
+    // The last, partial GiB is mapped in pages of 2 MiB, so that no more than needed of what lies above RAM is mapped cacheable.
+    let in_gibs = if gib_pages { ram_end / GIB * GIB } else { 0 };
+    b.map_run(l4, DIRECTMAP_VA, Maddr::new(0), in_gibs / GIB, 3, rw)?;
+    let rest = ram_end.saturating_sub(in_gibs).div_ceil(CHUNK_SIZE);
+    b.map_run(l4, DIRECTMAP_VA + in_gibs, Maddr::new(in_gibs), rest, 2, rw)?;
     let [start, rodata, data, end] = traps::image_parts();
     let mut va = start;
-    while va < end {
-        let flags = if va < rodata {
-            AD
-        } else if va < data {
-            AD | NX
-        } else {
-            rw
-        };
-        b.map(l4, va, image.offset(va - start), 1, flags)?;
-        va += PAGE_SIZE;
+    for (part_end, flags) in [(rodata, AD), (data, AD | NX), (end, rw)] {
+        let nr_pages = part_end.saturating_sub(va).div_ceil(PAGE_SIZE);
+        b.map_run(l4, va, image.offset(va - start), nr_pages, 1, flags)?;
+        va += nr_pages * PAGE_SIZE;
     }
     b.map(l4, apic::APIC_VA, Maddr::new(apic::base_maddr()), 1, rw | UC)?;
     Some(l4)

@@ -4,7 +4,11 @@ use std::collections::BTreeSet;
 use std::string::String;
 use std::vec::Vec;
 
-const SOURCE: &str = include_str!("hypercall.rs");
+const SOURCE: &str = concat!(
+    include_str!("hypercall/mod.rs"),
+    include_str!("hypercall/machine.rs"),
+    include_str!("hypercall/memory.rs")
+);
 const DOCUMENT: &str = include_str!("../../docs/hypercalls.md");
 
 /// Modules of operations, and the section of the document that has their numbers; the hypercalls themselves stand before all sections.

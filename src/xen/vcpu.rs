@@ -6,6 +6,7 @@
 
 use super::layout::{cpu_user_regs as regs, trap_info, vcpu_guest_context as ctx};
 use crate::frame::PAGE_SIZE;
+use alloc::boxed::Box;
 
 /// Bytes in the encoded context.
 pub const CONTEXT_SIZE: usize = ctx::SIZE;
@@ -80,12 +81,19 @@ impl TrapInfo {
 
     /// Reads an entry.
     pub fn decode(from: &[u8; Self::SIZE]) -> Self {
+        // The three short fields share one aligned word.
+        let word = get_u64(from, trap_info::VECTOR);
         Self {
-            vector: from[trap_info::VECTOR],
-            flags: from[trap_info::FLAGS],
-            cs: get_u16(from, trap_info::CS),
+            vector: word as u8,
+            flags: (word >> (8 * trap_info::FLAGS)) as u8,
+            cs: (word >> (8 * trap_info::CS)) as u16,
             address: get_u64(from, trap_info::ADDRESS),
         }
+    }
+
+    /// True for an entry of all zeros, as nearly all of a trap table are.
+    fn is_empty(&self) -> bool {
+        self.address == 0 && self.cs == 0 && self.flags == 0 && self.vector == 0
     }
 
     /// Writes an entry, padding as zero.
@@ -204,13 +212,14 @@ impl VcpuGuestContext {
         gs_base_user: 0,
     };
 
-    /// Writes the context, padding as zero.
-    pub fn encode(&self, into: &mut [u8; CONTEXT_SIZE]) {
-        into.fill(0);
+    /// The context as bytes, padding as zero.
+    pub fn encode(&self) -> Box<[u8; CONTEXT_SIZE]> {
+        let mut bytes = Box::new([0; CONTEXT_SIZE]);
+        let into = &mut *bytes;
         put(into, ctx::FPU_CTXT, &self.fpu);
         self.user_regs.encode_at(into, ctx::USER_REGS);
         let (traps, _) = into[ctx::TRAP_CTXT..ctx::LDT_BASE].as_chunks_mut();
-        for (trap, bytes) in self.traps.iter().zip(traps) {
+        for (trap, bytes) in self.traps.iter().zip(traps).filter(|(trap, _)| !trap.is_empty()) {
             trap.encode(bytes);
         }
         for (offset, word) in [
@@ -233,37 +242,38 @@ impl VcpuGuestContext {
         put_words(into, ctx::GDT_FRAMES, &self.gdt_frames);
         put_words(into, ctx::CTRLREG, &self.ctrlreg);
         put_words(into, ctx::DEBUGREG, &self.debugreg);
+        bytes
     }
 
-    /// Reads a context.
-    pub fn decode(from: &[u8; CONTEXT_SIZE]) -> Self {
-        let mut fpu = [0; 512];
-        fpu.copy_from_slice(&from[ctx::FPU_CTXT..][..512]);
-        let mut traps = [TrapInfo::default(); NR_TRAPS];
-        for (trap, bytes) in traps.iter_mut().zip(from[ctx::TRAP_CTXT..ctx::LDT_BASE].as_chunks().0) {
-            *trap = TrapInfo::decode(bytes);
+    /// Reads a context, in place: it is large, and an update waits for it.
+    pub fn decode(from: &[u8; CONTEXT_SIZE]) -> Box<Self> {
+        let mut context = Box::new(Self::ZERO);
+        let c = &mut *context;
+        c.fpu.copy_from_slice(&from[ctx::FPU_CTXT..][..512]);
+        let traps = from[ctx::TRAP_CTXT..ctx::LDT_BASE].as_chunks().0;
+        for (trap, bytes) in c.traps.iter_mut().zip(traps) {
+            if u128::from_le_bytes(*bytes) != 0 {
+                *trap = TrapInfo::decode(bytes);
+            }
         }
-        Self {
-            fpu,
-            flags: get_u64(from, ctx::FLAGS),
-            user_regs: UserRegs::decode_at(from, ctx::USER_REGS),
-            traps,
-            ldt_base: get_u64(from, ctx::LDT_BASE),
-            ldt_ents: get_u64(from, ctx::LDT_ENTS),
-            gdt_frames: get_words(from, ctx::GDT_FRAMES),
-            gdt_ents: get_u64(from, ctx::GDT_ENTS),
-            kernel_ss: get_u64(from, ctx::KERNEL_SS),
-            kernel_sp: get_u64(from, ctx::KERNEL_SP),
-            ctrlreg: get_words(from, ctx::CTRLREG),
-            debugreg: get_words(from, ctx::DEBUGREG),
-            event_callback: get_u64(from, ctx::EVENT_CALLBACK_EIP),
-            failsafe_callback: get_u64(from, ctx::FAILSAFE_CALLBACK_EIP),
-            syscall_callback: get_u64(from, ctx::SYSCALL_CALLBACK_EIP),
-            vm_assist: get_u64(from, ctx::VM_ASSIST),
-            fs_base: get_u64(from, ctx::FS_BASE),
-            gs_base_kernel: get_u64(from, ctx::GS_BASE_KERNEL),
-            gs_base_user: get_u64(from, ctx::GS_BASE_USER),
-        }
+        c.flags = get_u64(from, ctx::FLAGS);
+        c.user_regs = UserRegs::decode_at(from, ctx::USER_REGS);
+        c.ldt_base = get_u64(from, ctx::LDT_BASE);
+        c.ldt_ents = get_u64(from, ctx::LDT_ENTS);
+        c.gdt_frames = get_words(from, ctx::GDT_FRAMES);
+        c.gdt_ents = get_u64(from, ctx::GDT_ENTS);
+        c.kernel_ss = get_u64(from, ctx::KERNEL_SS);
+        c.kernel_sp = get_u64(from, ctx::KERNEL_SP);
+        c.ctrlreg = get_words(from, ctx::CTRLREG);
+        c.debugreg = get_words(from, ctx::DEBUGREG);
+        c.event_callback = get_u64(from, ctx::EVENT_CALLBACK_EIP);
+        c.failsafe_callback = get_u64(from, ctx::FAILSAFE_CALLBACK_EIP);
+        c.syscall_callback = get_u64(from, ctx::SYSCALL_CALLBACK_EIP);
+        c.vm_assist = get_u64(from, ctx::VM_ASSIST);
+        c.fs_base = get_u64(from, ctx::FS_BASE);
+        c.gs_base_kernel = get_u64(from, ctx::GS_BASE_KERNEL);
+        c.gs_base_user = get_u64(from, ctx::GS_BASE_USER);
+        context
     }
 }
 
@@ -370,7 +380,6 @@ fn get_words<const N: usize>(from: &[u8], at: usize) -> [u64; N] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::boxed::Box;
     use std::vec;
 
     /// Every byte that the structure has a field for, from the header's field list and not from the code above.
@@ -395,8 +404,7 @@ mod tests {
         for (i, b) in original.iter_mut().enumerate() {
             *b = (i * 7 + i / 251) as u8 | 1;
         }
-        let mut again = Box::new([0xaau8; CONTEXT_SIZE]);
-        VcpuGuestContext::decode(&original).encode(&mut again);
+        let again = VcpuGuestContext::decode(&original).encode();
         for at in 0..CONTEXT_SIZE {
             let expected = if is_field(at) { original[at] } else { 0 };
             assert_eq!(again[at], expected, "byte {at}");
@@ -416,8 +424,7 @@ mod tests {
         c.debugreg[7] = 11;
         c.gs_base_user = 12;
         c.user_regs.entry_vector = 13;
-        let mut bytes = Box::new([0u8; CONTEXT_SIZE]);
-        c.encode(&mut bytes);
+        let bytes = c.encode();
         let mut set: vec::Vec<(usize, u8)> = vec![
             (520 + 124, 13),
             (520 + 128, 1),
@@ -437,6 +444,6 @@ mod tests {
             assert_eq!(set.remove(0), (at, b));
         }
         assert!(set.is_empty());
-        assert_eq!(VcpuGuestContext::decode(&bytes), *c);
+        assert_eq!(VcpuGuestContext::decode(&bytes), c);
     }
 }

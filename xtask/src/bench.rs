@@ -16,6 +16,9 @@ pub struct Args {
     /// Hosts of 64 GiB at the most and few rounds: to see that all works
     #[arg(long)]
     quick: bool,
+    /// Put the table and the pictures into docs/figures/
+    #[arg(long)]
+    docs: bool,
 }
 
 /// `cargo xtask bench`. A target that is missed is a line of the table, not a failure: figures depend on the machine.
@@ -34,6 +37,7 @@ fn command(args: &Args, json: Option<PathBuf>) -> Command {
     let mut command = build::cargo("run");
     command.args(["--quiet", "--profile", "measure", "--package", "luxen-bench", "--"]);
     command.args(args.quick.then_some("--quick"));
+    command.args(args.docs.then_some("--docs"));
     if let Some(json) = json {
         command.arg("--json").arg(json);
     }
@@ -48,10 +52,10 @@ mod tests {
 
     #[test]
     fn options_are_handed_on() {
-        let args = Args { filter: Some("claim".into()), json: None, quick: true };
+        let args = Args { filter: Some("claim".into()), json: None, quick: true, docs: true };
         let typed = step::shell(&command(&args, Some("/tmp/out.json".into())));
-        assert!(typed.ends_with("--package luxen-bench -- --quick --json /tmp/out.json claim"), "{typed}");
-        let args = Args { filter: None, json: None, quick: false };
+        assert!(typed.ends_with("--package luxen-bench -- --quick --docs --json /tmp/out.json claim"), "{typed}");
+        let args = Args { filter: None, json: None, quick: false, docs: false };
         assert!(step::shell(&command(&args, None)).ends_with("--package luxen-bench --"));
     }
 }

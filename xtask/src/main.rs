@@ -82,7 +82,7 @@ enum Verb {
     /// Measure, and put the figures beside what they have to reach.
     ///
     /// By itself: the pure code on this machine, beside baselines (claims, free memory, stream, pages, page types, metadata). Native, release, on one
-    /// core, several rounds in turn. Prints one table and draws the curves into target/luxen/bench/. Takes a few minutes and some gibibytes of
+    /// core, several rounds in turn. Prints one table and draws the curves into target/luxen/bench/. Takes two minutes and some gibibytes of
     /// memory; docs/performance.md tells what the figures mean.
     Bench(Bench),
 }
@@ -100,8 +100,8 @@ struct Bench {
 enum BenchKind {
     /// What the pause of an update costs, in instructions.
     ///
-    /// Machines of 512 MiB to 14 GiB with one to 64 guests, each measured twice; a table of every pause by stage, the targets, and pictures under
-    /// target/luxen/bench/.
+    /// Machines of 512 MiB to 14 GiB with one to 64 guests, all but the largest measured twice; a table of every pause by stage, the targets, and pictures under
+    /// target/luxen/bench/. Takes four minutes on two quiet cores, and up to 19 GiB of memory.
     Pause(pause::Args),
 }
 

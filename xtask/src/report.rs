@@ -1,8 +1,8 @@
 //! Verdicts, and the report of each update as a table and as JSON.
 
 use crate::console::Shell;
-use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
 use indexmap::{IndexMap, IndexSet};
+use luxen_figures::Sheet;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -152,34 +152,28 @@ pub fn faults_in_row(updates: &[Update], wanted: u32) -> Vec<String> {
     faults
 }
 
-/// A line under the head and nothing else, so that fifty updates are fifty lines.
-const PLAIN: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
-
 /// The pause of each update by stage, in microseconds.
 pub fn pause_table(updates: &[Update]) -> String {
-    let stages: IndexSet<&str> = updates.iter().flat_map(|u| u.stages.keys().map(String::as_str)).collect();
+    stages("update", updates.iter().map(|update| (update.sequence.to_string(), update))).text()
+}
+
+/// The same of updates each of which has a name, under `head`.
+pub fn stages<'a>(head: &str, updates: impl Iterator<Item = (String, &'a Update)> + Clone) -> Sheet {
+    let stages: IndexSet<&str> = updates.clone().flat_map(|(_, u)| u.stages.keys().map(String::as_str)).collect();
     let micros = |ns: u64| format!("{}.{:03}", ns / 1000, ns % 1000);
     let short = |version: &str| version.strip_prefix("luxen ").unwrap_or(version).to_owned();
-    let mut table = Table::new();
-    table.load_style(PLAIN);
-    let mut head: Vec<&str> = vec!["update", "from", "to", "pause"];
-    head.extend(&stages);
-    head.extend(["domains", "extents", "pages", "stream bytes"]);
-    let columns = head.len();
-    table.set_header(head);
-    for update in updates {
-        let mut row =
-            vec![update.sequence.to_string(), short(&update.from), short(&update.to), micros(update.pause_ns)];
+    let mut heads: Vec<&str> = vec![head, "from", "to", "pause"];
+    heads.extend(&stages);
+    heads.extend(["domains", "extents", "pages", "stream bytes"]);
+    let columns = heads.len();
+    let mut sheet = Sheet::new(heads).numbers(3..columns);
+    for (name, update) in updates {
+        let mut row = vec![name, short(&update.from), short(&update.to), micros(update.pause_ns)];
         row.extend(stages.iter().map(|stage| update.stages.get(*stage).map_or("-".to_owned(), |ns| micros(*ns))));
         row.extend([update.domains, update.extents, update.pages, update.stream_bytes].map(|n| n.to_string()));
-        table.add_row(row);
+        sheet.add(row);
     }
-    for column in (0..columns).filter(|column| !matches!(column, 1 | 2)) {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    table.to_string()
+    sheet
 }
 
 #[cfg(test)]

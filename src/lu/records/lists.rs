@@ -1,8 +1,7 @@
 //! Records that are lists: extents, pins, event channels and the like, read and written one item at a time.
 //!
 //! An item is one or two 64-bit words. A list may be as long as memory is fragmented, so neither side ever has all of it
-//! in memory: the writer takes items one by one and begins a new record when one is full, the reader goes through a
-//! small buffer.
+//! in memory: the writer takes items one by one and begins a new record when one is full, the reader takes them where they lie.
 
 use super::super::stream::{Body, ByteSource, Dest, RecordError, Sink, WriteError, Writer};
 use super::global::XenPagesKind;
@@ -73,7 +72,7 @@ impl<'a, S: ByteSource + ?Sized, T: Item<WORDS>, const WORDS: usize> Items<'a, S
 
     /// The items, each checked as it is read. An error is the last thing returned.
     pub fn iter(&self) -> ItemsIter<'a, S, T, WORDS> {
-        ItemsIter { body: self.body, buf: [0; BUF_LEN], at: 0, filled: 0, item: PhantomData }
+        ItemsIter { body: self.body, shown: &[], item: PhantomData }
     }
 }
 
@@ -86,34 +85,49 @@ impl<'a, S: ByteSource + ?Sized, T: Item<WORDS>, const WORDS: usize> IntoIterato
     }
 }
 
-/// Bytes read from the source at a time.
-const BUF_LEN: usize = 1024;
-
-/// Iterates over a list through a small buffer.
+/// Iterates over a list where it lies, as far as the source shows it, and reads item by item what it does not.
 pub struct ItemsIter<'a, S: ?Sized, T, const WORDS: usize> {
     body: Body<'a, S>,
-    buf: [u8; BUF_LEN],
-    at: usize,
-    filled: usize,
+    /// Items that come before the rest of the body.
+    shown: &'a [u8],
     item: PhantomData<T>,
 }
 
 impl<S: ByteSource + ?Sized, T: Item<WORDS>, const WORDS: usize> ItemsIter<'_, S, T, WORDS> {
-    /// Fills the buffer again; false at the end.
-    fn refill(&mut self) -> Result<bool, RecordError> {
-        let n = self.body.remaining().min(BUF_LEN as u64) as usize;
-        self.body.read_into(&mut self.buf[..n])?;
-        self.at = 0;
-        self.filled = n;
-        Ok(n != 0)
+    /// The next item, when none is shown: has more of them shown, or reads it; nothing at the end.
+    #[cold]
+    fn refill(&mut self) -> Option<Result<T, RecordError>> {
+        if self.body.remaining() == 0 {
+            return None;
+        }
+        if let Some(shown) = self.body.lend_whole(8 * WORDS as u64) {
+            self.shown = shown;
+            return self.next();
+        }
+        let mut words = [0; WORDS];
+        for word in &mut words {
+            match self.body.u64() {
+                Ok(read) => *word = read,
+                Err(error) => return self.stop(error),
+            }
+        }
+        match T::decode(words) {
+            Ok(item) => Some(Ok(item)),
+            Err(error) => self.stop(error),
+        }
     }
 
     /// Nothing comes behind an error.
+    #[cold]
     fn stop(&mut self, error: RecordError) -> Option<Result<T, RecordError>> {
-        self.at = self.filled;
+        let start = (self.body.offset() - self.shown.len() as u64).saturating_sub(8 * WORDS as u64);
+        self.shown = &[];
         // What is left of the body exists, so this does not fail.
         let _ = self.body.skip(self.body.remaining());
-        Some(Err(error))
+        Some(Err(match error {
+            RecordError::BadValue { offset, found } => RecordError::BadValue { offset: start + offset, found },
+            error => error,
+        }))
     }
 }
 
@@ -122,25 +136,14 @@ impl<S: ByteSource + ?Sized, T: Item<WORDS>, const WORDS: usize> Iterator for It
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        if self.at == self.filled {
-            match self.refill() {
-                Ok(true) => (),
-                Ok(false) => return None,
-                Err(error) => return self.stop(error),
-            }
-        }
-        let start = self.body.offset() - (self.filled - self.at) as u64;
-        let bytes = self.buf.get(self.at..self.at + 8 * WORDS)?;
-        self.at += 8 * WORDS;
+        let Some((item, rest)) = self.shown.split_at_checked(8 * WORDS) else { return self.refill() };
+        self.shown = rest;
         let mut words = [0; WORDS];
-        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
+        for (word, bytes) in words.iter_mut().zip(item.as_chunks::<8>().0) {
             *word = u64::from_le_bytes(*bytes);
         }
         match T::decode(words) {
             Ok(item) => Some(Ok(item)),
-            Err(RecordError::BadValue { offset, found }) => {
-                self.stop(RecordError::BadValue { offset: start + offset, found })
-            }
             Err(error) => self.stop(error),
         }
     }

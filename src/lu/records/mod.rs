@@ -48,7 +48,7 @@ pub use lists::{Grants, GrantsHead, Item, Items, ItemsIter, ListWriter, XenPages
 pub use refused::{LuRefused, RefusedCause, write_refused};
 pub use sum::{LuDomainSum, OpenDomain};
 pub use text::{Name, NameError, TEXT_LEN_MAX};
-pub use validate::{DomainFault, Summary, validate, validate_with};
+pub use validate::{DomainFault, Summary, is_of_domain, validate, validate_with};
 pub use vcpu::{CallbackMasks, Callbacks, LuVcpu, Runstate, VcpuFlags, VcpuPending};
 
 use crate::frame::Mfn;
@@ -214,6 +214,9 @@ pub trait SavedRecord: Sized {
         let is_short = Self::LEN_BYTES <= SHORT_LEN as u64 && body.offset() == 0;
         if !is_short || body.remaining() < Self::LEN_BYTES {
             return Self::decode_fields(body);
+        }
+        if let Some(shown) = body.lend(Self::LEN_BYTES) {
+            return Self::decode_fields(&mut Body::whole(shown));
         }
         let mut bytes = [0; SHORT_LEN];
         let bytes = &mut bytes[..Self::LEN_BYTES as usize];

@@ -105,9 +105,18 @@ pub(super) fn decode<S: ByteSource + ?Sized>(body: Body<'_, S>) -> Result<Body<'
     let (mut rest, mut piece) = (text, [0; 64]);
     while rest.remaining() != 0 {
         let start = rest.offset();
-        let piece = &mut piece[..rest.remaining().min(64) as usize];
-        rest.read_into(piece)?;
-        if let Some(index) = piece.iter().position(|&byte| byte == 0) {
+        let piece = match rest.lend(rest.remaining()) {
+            Some(shown) => shown,
+            None => {
+                let piece = &mut piece[..rest.remaining().min(64) as usize];
+                rest.read_into(piece)?;
+                piece
+            }
+        };
+        // Which of them is asked only if there is one: the search for any takes a word at a time.
+        if piece.contains(&0)
+            && let Some(index) = piece.iter().position(|&byte| byte == 0)
+        {
             return Err(RecordError::BadValue { offset: start + index as u64, found: 0 });
         }
     }

@@ -6,9 +6,9 @@
 
 use super::super::stream::{ByteSource, OrderRule, REC_TYPE_END, Reader, Record, RecordError, StreamError, SumPart};
 use super::{
-    AnyRecord, DOMAIN_END, DomainBegin, DomainFlags, HISTORY_MAX, Item, LU_CMDLINE, LU_CMDLINE_MODULE, LU_CONSOLE,
-    LU_DOMAIN_SUM, LU_EVTCHN, LU_EXTENTS, LU_GRANT_MAPS, LU_GRANTS, LU_GRANTS_IN_USE, LU_HISTORY, LU_HOST, LU_LINEAR,
-    LU_LINGERING, LU_LOG, LU_M2P, LU_PINNED, LU_REFUSED, LU_STAGES, LU_TIME, LU_TYPED, LU_VCPU, LU_VERSION,
+    AnyRecord, DOMAIN_BEGIN, DOMAIN_END, DomainBegin, DomainFlags, HISTORY_MAX, Item, LU_CMDLINE, LU_CMDLINE_MODULE,
+    LU_CONSOLE, LU_DOMAIN_SUM, LU_EVTCHN, LU_EXTENTS, LU_GRANT_MAPS, LU_GRANTS, LU_GRANTS_IN_USE, LU_HISTORY, LU_HOST,
+    LU_LINEAR, LU_LINGERING, LU_LOG, LU_M2P, LU_PINNED, LU_REFUSED, LU_STAGES, LU_TIME, LU_TYPED, LU_VCPU, LU_VERSION,
     LU_WATCHDOGS, LuDomainSum, LuVcpu, LuVersion, SHARED_INFO, STATIC_DATA_END, SavedExtent, StreamVersion, VcpuFlags,
     X86_PV_INFO, X86_PV_P2M_FRAMES, X86_PV_VCPU_BASIC, X86_PV_VCPU_XSAVE, X86_TSC_INFO,
 };
@@ -335,8 +335,13 @@ struct Walk {
     domain: Option<Domain>,
 }
 
-/// True for what stands inside a domain's bracket.
-fn is_of_domain(kind: u32) -> bool {
+/// True for a domain's records.
+pub fn is_of_domain(kind: u32) -> bool {
+    kind == DOMAIN_BEGIN || stands_in_domain(kind)
+}
+
+/// True for what stands inside a domain's bracket, behind what opens it.
+fn stands_in_domain(kind: u32) -> bool {
     matches!(kind, LU_EXTENTS | LU_PINNED | LU_EVTCHN | LU_VCPU | LU_CMDLINE_MODULE | LU_GRANTS | DOMAIN_END)
         || matches!(
             kind,
@@ -364,7 +369,7 @@ impl Walk {
         let order = |rule: OrderRule| StreamError::Order { at: record.at, rule };
         self.sum.nr_records += 1;
         // Place first, body second: a record that may not be here needs no further look.
-        match (&self.domain, is_of_domain(kind)) {
+        match (&self.domain, stands_in_domain(kind)) {
             (None, true) => return Err(order(OrderRule::OutsideDomain { kind })),
             (Some(domain), false) => {
                 return Err(order(OrderRule::InsideDomain { kind, domid: domain.begin.domid.get() }));

@@ -13,8 +13,8 @@ use crate::frame::{Maddr, Mfn, MfnRange};
 use crate::hypercall;
 use crate::log;
 use crate::lu::records::{
-    AnyRecord, CallbackMasks, Channel, ChannelState, DomainBegin, DomainFlags, LuVcpu, Pin, RefusedCause,
-    VCPU_CONTEXT_LEN, VcpuFlags, VcpuPending,
+    AnyRecord, CallbackMasks, Channel, ChannelState, DomainBegin, DomainFlags, LuVcpu, Pin, RefusedCause, VcpuFlags,
+    VcpuPending,
 };
 use crate::lu::stream::{ByteSource, REC_HEADER_LEN};
 use crate::mm::extents::ExtentMap;
@@ -214,11 +214,9 @@ impl SavedDomain {
             AnyRecord::GrantMaps(list) => grants::take_maps(&mut self.grants, &list)?,
             AnyRecord::Vcpu(saved) => self.vcpus.push(SavedVcpu { saved, context: None, xsave: None }),
             AnyRecord::VcpuBasic(basic) => {
-                let mut bytes = Box::new([0; VCPU_CONTEXT_LEN]);
-                let mut body = basic.context;
-                body.read_into(&mut bytes[..])?;
-                if let Some(vcpu) = self.vcpus.last_mut() {
-                    vcpu.context = Some(Box::new(VcpuGuestContext::decode(&bytes)));
+                let bytes = basic.context.to_vec()?;
+                if let (Some(vcpu), Ok(bytes)) = (self.vcpus.last_mut(), bytes[..].try_into()) {
+                    vcpu.context = Some(VcpuGuestContext::decode(bytes));
                 }
             }
             AnyRecord::VcpuXsave(xsave) => {

@@ -5,23 +5,15 @@
 //! the MFN list, the sum of a domain that lies across it, and the stream's own checksum.
 
 use super::{ByteSource, COPY_LEN};
+use crate::crc32c::Crc32c;
 use crate::frame::PAGE_SIZE;
-use crc::{CRC_32_ISCSI, Crc, Table};
-
-/// CRC-32C with sixteen tables (16 KiB), which takes sixteen bytes a step. A static, because a const would be copied.
-static CRC32C: Crc<u32, Table<16>> = Crc::<u32, Table<16>>::new(&CRC_32_ISCSI);
-
-/// A CRC-32C in progress.
-pub(in crate::lu) fn digest() -> crc::Digest<'static, u32, Table<16>> {
-    CRC32C.digest()
-}
 
 /// The polynomial, without its highest power; bit 31 is the coefficient of x^0, as in the CRC itself.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
 /// The polynomial 1.
 const ONE: u32 = 1 << 31;
 
-const _: () = assert!(POLYNOMIAL == CRC_32_ISCSI.poly.reverse_bits());
+const _: () = assert!(POLYNOMIAL == crc::CRC_32_ISCSI.poly.reverse_bits());
 
 /// `a` · `b`.
 const fn product(a: u32, b: u32) -> u32 {
@@ -91,18 +83,31 @@ pub(super) fn of_bytes<S: ByteSource + ?Sized>(source: &S, start: u64, end: u64)
 /// # Panics
 /// If they do not all exist.
 pub(super) fn continued<S: ByteSource + ?Sized>(crc: u32, source: &S, start: u64, end: u64) -> u32 {
-    // A digest takes what it begins with in the other order of bits.
-    let mut digest = CRC32C.digest_with_initial((!crc).reverse_bits());
+    let mut sum = Crc32c::continuing(crc);
+    let mut at = start;
+    while at < end {
+        // Where it is shown, it is shown frame by frame.
+        let piece = (PAGE_SIZE - at % PAGE_SIZE).min(end - at);
+        match source.bytes_at(at, piece as usize) {
+            Some(bytes) => sum.update(bytes),
+            None => copied(&mut sum, source, at, at + piece),
+        }
+        at += piece;
+    }
+    sum.finish()
+}
+
+/// Takes in bytes that the source cannot show.
+fn copied<S: ByteSource + ?Sized>(sum: &mut Crc32c, source: &S, start: u64, end: u64) {
     let mut buf = [0; COPY_LEN];
     let mut at = start;
     while at < end {
         let n = (end - at).min(COPY_LEN as u64) as usize;
         let inside = source.read_at(at, &mut buf[..n]);
         assert!(inside, "a byte source is as long as it says");
-        digest.update(&buf[..n]);
+        sum.update(&buf[..n]);
         at += n as u64;
     }
-    digest.finalize()
 }
 
 /// CRC-32C of the bytes of a source from `start` to `end`, where the CRC-32C of its first whole frames is known: only what is

@@ -24,7 +24,6 @@ mod error;
 mod reader;
 mod writer;
 
-pub(super) use crc::digest;
 pub use crc::{behind, joined, with_zeros};
 pub use error::{OrderRule, RecordError, StreamError, SumPart};
 pub use reader::{Body, Reader, Record};
@@ -68,6 +67,11 @@ pub trait ByteSource {
     #[must_use]
     fn read_at(&self, at: u64, into: &mut [u8]) -> bool;
 
+    /// The `len` bytes at `at` where they lie, if they all exist, lie in one piece, and the source can show them. [`Self::read_at`] has them in any case.
+    fn bytes_at(&self, _at: u64, _len: usize) -> Option<&[u8]> {
+        None
+    }
+
     /// CRC-32C of the bytes from `start` to `end`, all of which exist.
     fn crc(&self, start: u64, end: u64) -> u32 {
         crc::of_bytes(self, start, end)
@@ -80,17 +84,18 @@ impl ByteSource for [u8] {
     }
 
     fn read_at(&self, at: u64, into: &mut [u8]) -> bool {
-        let found = usize::try_from(at)
-            .ok()
-            .and_then(|start| Some(start..start.checked_add(into.len())?))
-            .and_then(|range| self.get(range));
-        match found {
+        match self.bytes_at(at, into.len()) {
             Some(bytes) => {
                 into.copy_from_slice(bytes);
                 true
             }
             None => false,
         }
+    }
+
+    fn bytes_at(&self, at: u64, len: usize) -> Option<&[u8]> {
+        let start = usize::try_from(at).ok()?;
+        self.get(start..start.checked_add(len)?)
     }
 }
 
@@ -102,6 +107,19 @@ impl ByteSource for Vec<u8> {
     fn read_at(&self, at: u64, into: &mut [u8]) -> bool {
         self.as_slice().read_at(at, into)
     }
+
+    fn bytes_at(&self, at: u64, len: usize) -> Option<&[u8]> {
+        self.as_slice().bytes_at(at, len)
+    }
+}
+
+/// The next `N` bytes of a source, if they all exist.
+fn array_at<const N: usize, S: ByteSource + ?Sized>(source: &S, at: u64) -> Option<[u8; N]> {
+    if let Some(bytes) = source.bytes_at(at, N) {
+        return bytes.try_into().ok();
+    }
+    let mut bytes = [0; N];
+    source.read_at(at, &mut bytes).then_some(bytes)
 }
 
 /// The bytes of a stream that lies in frames all over memory.
@@ -140,6 +158,13 @@ impl<M: PhysMem + ?Sized> ByteSource for PagedSource<'_, M> {
         }
     }
 
+    fn bytes_at(&self, at: u64, len: usize) -> Option<&[u8]> {
+        if at.checked_add(len as u64)? > self.len_bytes {
+            return None;
+        }
+        shown(self.mem, self.pages, at, len)
+    }
+
     fn crc(&self, start: u64, end: u64) -> u32 {
         crc::with_known(self, self.page_crcs, start, end)
     }
@@ -160,6 +185,16 @@ fn each_part(pages: &[Mfn], at: u64, len: usize, mut f: impl FnMut(Mfn, u64, cor
         done += n;
     }
     true
+}
+
+/// The `len` bytes at `at` of what lies in the frames, if they are in one of them, and the memory can show it.
+#[expect(unsafe_code, reason = "bytes of the stream are shown where they lie")]
+fn shown<'a, M: PhysMem + ?Sized>(mem: &'a M, pages: &'a [Mfn], at: u64, len: usize) -> Option<&'a [u8]> {
+    let mfn = *pages.get(usize::try_from(at >> PAGE_SHIFT).ok()?)?;
+    let offset = (at % PAGE_SIZE) as usize;
+    let end = offset.checked_add(len)?;
+    // SAFETY: a stream's frames are its own. Only `PagedDest` writes to them, and whoever has bytes of it shown has borrowed it.
+    unsafe { mem.show(mfn) }?.get(offset..end)
 }
 
 /// CRC-32C of all bytes of a source.

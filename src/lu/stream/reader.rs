@@ -1,9 +1,10 @@
 //! Reading records, and the fields of a body.
 
 use super::{
-    ByteSource, REC_HEADER_LEN, REC_LENGTH_MAX, REC_TYPE_END, REC_TYPE_OPTIONAL, RecordError, StreamError, padded,
+    ByteSource, REC_HEADER_LEN, REC_LENGTH_MAX, REC_TYPE_END, REC_TYPE_OPTIONAL, RecordError, StreamError, array_at,
+    padded,
 };
-use crate::frame::Mfn;
+use crate::frame::{Mfn, PAGE_SIZE};
 use alloc::vec::Vec;
 
 /// Walks the records of a stream.
@@ -71,10 +72,8 @@ impl<'a, S: ByteSource + ?Sized> Reader<'a, S> {
             let at = self.at;
             let len_bytes = self.source.len_bytes();
             let left = len_bytes.saturating_sub(at);
-            let mut header = [0; REC_HEADER_LEN as usize];
-            if left < REC_HEADER_LEN || !self.source.read_at(at, &mut header) {
-                return Err(StreamError::MissingEnd { at, left });
-            }
+            let header = if left < REC_HEADER_LEN { None } else { array_at(self.source, at) };
+            let Some(header) = header else { return Err(StreamError::MissingEnd { at, left }) };
             let [t0, t1, t2, t3, l0, l1, l2, l3] = header;
             let kind = u32::from_le_bytes([t0, t1, t2, t3]);
             let length = u32::from_le_bytes([l0, l1, l2, l3]);
@@ -88,9 +87,7 @@ impl<'a, S: ByteSource + ?Sized> Reader<'a, S> {
             let start = at + REC_HEADER_LEN;
             let end = start + u64::from(length);
             let next = start + padded(length.into());
-            let mut padding = [0; 8];
-            let padding = &mut padding[..(next - end) as usize];
-            if !self.source.read_at(end, padding) || padding.iter().any(|&byte| byte != 0) {
+            if next != end && !self.is_zero(end, next) {
                 return Err(StreamError::Padding { kind, at });
             }
             if kind == REC_TYPE_END {
@@ -114,6 +111,13 @@ impl<'a, S: ByteSource + ?Sized> Reader<'a, S> {
             self.at = next;
             self.nr_skipped += 1;
         }
+    }
+
+    /// Looks at a record's padding.
+    fn is_zero(&self, start: u64, end: u64) -> bool {
+        let mut padding = [0; 8];
+        let padding = &mut padding[..(end - start) as usize];
+        self.source.read_at(start, padding) && padding.iter().all(|&byte| byte == 0)
     }
 
     /// Offset of the next header; of the stream's end when END was read.
@@ -182,9 +186,30 @@ impl<'a, S: ByteSource + ?Sized> Body<'a, S> {
 
     /// The next `N` bytes.
     pub fn bytes<const N: usize>(&mut self) -> Result<[u8; N], RecordError> {
-        let mut bytes = [0; N];
-        self.read_into(&mut bytes)?;
-        Ok(bytes)
+        match array_at(self.source, self.at) {
+            Some(bytes) if N as u64 <= self.remaining() => {
+                self.at += N as u64;
+                Ok(bytes)
+            }
+            _ => Err(self.short(N as u64)),
+        }
+    }
+
+    /// The next bytes where they lie, if the source can show them, and passes over them.
+    pub(in crate::lu) fn lend(&mut self, nr_bytes: u64) -> Option<&'a [u8]> {
+        if nr_bytes > self.remaining() {
+            return None;
+        }
+        let bytes = self.source.bytes_at(self.at, usize::try_from(nr_bytes).ok()?)?;
+        self.at += nr_bytes;
+        Some(bytes)
+    }
+
+    /// As many of the next items of `item_len` bytes as the source can show in one piece, and passes over them.
+    pub(in crate::lu) fn lend_whole(&mut self, item_len: u64) -> Option<&'a [u8]> {
+        let piece = self.remaining().min(PAGE_SIZE - self.at % PAGE_SIZE);
+        let whole = piece - piece % item_len;
+        if whole == 0 { None } else { self.lend(whole) }
     }
 
     /// The next byte.
@@ -247,12 +272,23 @@ impl<'a, S: ByteSource + ?Sized> Body<'a, S> {
 
     /// Passes over reserved bytes, which must be zero.
     pub fn reserved(&mut self, nr_bytes: usize) -> Result<(), RecordError> {
-        for _ in 0..nr_bytes {
+        let mut left = nr_bytes;
+        let mut buf = [0; 8];
+        while left != 0 {
             let offset = self.offset();
-            let found = self.u8()?;
-            if found != 0 {
-                return Err(RecordError::Reserved { offset, found });
+            let piece = match self.lend(left as u64) {
+                Some(shown) => shown,
+                None => {
+                    let buf = &mut buf[..left.min(8)];
+                    self.read_into(buf)?;
+                    buf
+                }
+            };
+            if let Some(index) = piece.iter().position(|&byte| byte != 0) {
+                self.at -= (piece.len() - index - 1) as u64;
+                return Err(RecordError::Reserved { offset: offset + index as u64, found: piece[index] });
             }
+            left -= piece.len();
         }
         Ok(())
     }
@@ -272,9 +308,18 @@ impl<'a, S: ByteSource + ?Sized> Body<'a, S> {
         let mut bytes = Vec::new();
         let len = usize::try_from(len_bytes).map_err(|_| RecordError::NoMemory { len_bytes })?;
         bytes.try_reserve_exact(len).map_err(|_| RecordError::NoMemory { len_bytes })?;
-        bytes.resize(len, 0);
         let mut place = *self;
-        place.read_into(&mut bytes)?;
+        while place.remaining() != 0 {
+            // What is shown is shown frame by frame.
+            let piece = place.remaining().min(PAGE_SIZE - place.at % PAGE_SIZE);
+            if let Some(shown) = place.lend(piece) {
+                bytes.extend_from_slice(shown);
+            } else {
+                let read = bytes.len();
+                bytes.resize(len, 0);
+                place.read_into(&mut bytes[read..])?;
+            }
+        }
         Ok(bytes)
     }
 

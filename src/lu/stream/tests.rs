@@ -1,8 +1,10 @@
 //! Framing: what the bytes are, that a reader gives back what a writer took, and what each kind of damage is called.
 
 use super::*;
+use crate::frame::Maddr;
 use crate::mm::physmem::sparse::SparseMem;
 use proptest::prelude::*;
+use std::boxed::Box;
 use std::vec;
 
 fn all(_: u32) -> bool {
@@ -19,6 +21,52 @@ fn frames(seed: u64) -> impl FnMut() -> Option<Mfn> {
     move || {
         n += 1;
         Some(Mfn::new((n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 25) | 1))
+    }
+}
+
+/// A copy of memory that shows its frames, as the direct map does, and cannot be written.
+struct Still(std::collections::BTreeMap<Mfn, Box<[u8; PAGE_SIZE as usize]>>);
+
+impl Still {
+    fn of(mem: &SparseMem) -> Self {
+        let copy = |number: u64| {
+            let mut frame = Box::new([0; PAGE_SIZE as usize]);
+            mem.read(Mfn::new(number).maddr(), &mut frame[..]);
+            (Mfn::new(number), frame)
+        };
+        Self(mem.written().into_iter().map(copy).collect())
+    }
+}
+
+#[expect(unsafe_code, reason = "frames are shown")]
+impl PhysMem for Still {
+    fn read_u64(&self, _at: Maddr) -> u64 {
+        unreachable!("a stream is read in bytes")
+    }
+
+    fn write_u64(&self, _at: Maddr, _value: u64) {
+        unreachable!("nothing is written")
+    }
+
+    fn compare_exchange_u64(&self, _at: Maddr, _old: u64, _new: u64) -> Result<(), u64> {
+        unreachable!("nothing is written")
+    }
+
+    fn read(&self, at: Maddr, into: &mut [u8]) {
+        let offset = at.page_offset() as usize;
+        into.copy_from_slice(&self.0[&at.mfn_containing()][offset..offset + into.len()]);
+    }
+
+    fn write(&self, _at: Maddr, _from: &[u8]) {
+        unreachable!("nothing is written")
+    }
+
+    fn zero(&self, _at: Maddr, _len_bytes: u64) {
+        unreachable!("nothing is written")
+    }
+
+    unsafe fn show(&self, mfn: Mfn) -> Option<&[u8; PAGE_SIZE as usize]> {
+        self.0.get(&mfn).map(|frame| &**frame)
     }
 }
 
@@ -320,5 +368,43 @@ proptest! {
     #[test]
     fn no_bytes_make_the_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         let _ = read_all(&bytes);
+    }
+}
+
+proptest! {
+    /// Records read where they lie are those that are copied out, whatever lies across frames; and a flipped byte is noticed alike.
+    #[test]
+    fn bytes_that_are_shown_are_the_bytes(
+        lens in proptest::collection::vec(0usize..9000, 1..12), seed: u64, cuts in (0u64..70_000, 0u64..70_000), flip in 0u64..70_000,
+    ) {
+        let mem = SparseMem::new();
+        let mut writer = Writer::new(PagedDest::new(&mem, frames(seed % 1000)));
+        for (i, len) in lens.iter().enumerate() {
+            let body: Vec<u8> = (0..*len).map(|at| (at * (i + 3)) as u8).collect();
+            writer.record(1 + i as u32, &body).unwrap();
+        }
+        let finished = writer.finish().unwrap();
+        let pages = writer.into_dest().into_pages();
+        let copied = PagedSource::new(&mem, &pages, finished.len_bytes);
+        let still = Still::of(&mem);
+        let shown = PagedSource::new(&still, &pages, finished.len_bytes);
+        prop_assert!(shown.bytes_at(0, 8).is_some() && copied.bytes_at(0, 8).is_none());
+        prop_assert_eq!(read_all(&shown), read_all(&copied));
+        prop_assert_eq!((checksum(&shown), checksum(&copied)), (finished.crc, finished.crc));
+        let end = finished.len_bytes;
+        let (from, to) = (cuts.0.min(cuts.1).min(end), cuts.0.max(cuts.1).min(end));
+        prop_assert_eq!(shown.crc(from, to), copied.crc(from, to));
+        prop_assert!(shown.bytes_at(end, 1).is_none() && shown.bytes_at(end - 1, 2).is_none() && shown.bytes_at(u64::MAX, 2).is_none());
+
+        let at = flip % end;
+        let place = pages[(at / PAGE_SIZE) as usize].maddr().offset(at % PAGE_SIZE);
+        let mut byte = [0];
+        mem.read(place, &mut byte);
+        mem.write(place, &[byte[0] ^ 0x40]);
+        let still = Still::of(&mem);
+        let shown = PagedSource::new(&still, &pages, end);
+        let copied = PagedSource::new(&mem, &pages, end);
+        prop_assert_eq!(read_all(&shown), read_all(&copied));
+        prop_assert!(checksum(&shown) != finished.crc);
     }
 }

@@ -1,7 +1,7 @@
 //! Writing records.
 
 use super::crc::{behind, continued, with_zeros};
-use super::{ByteSource, PagedSource, REC_HEADER_LEN, REC_LENGTH_MAX, REC_TYPE_END, Sink, each_part, padded};
+use super::{ByteSource, PagedSource, REC_HEADER_LEN, REC_LENGTH_MAX, REC_TYPE_END, Sink, each_part, padded, shown};
 use crate::frame::{Mfn, PAGE_SIZE};
 use crate::mm::physmem::PhysMem;
 use alloc::vec::Vec;
@@ -147,6 +147,13 @@ impl<M: PhysMem + ?Sized, F: FnMut() -> Option<Mfn>> ByteSource for PagedDest<'_
 
     fn read_at(&self, at: u64, into: &mut [u8]) -> bool {
         PagedSource::new(self.mem, &self.pages, self.len_bytes).read_at(at, into)
+    }
+
+    fn bytes_at(&self, at: u64, len: usize) -> Option<&[u8]> {
+        if at.checked_add(len as u64)? > self.len_bytes {
+            return None;
+        }
+        shown(self.mem, &self.pages, at, len)
     }
 }
 

@@ -56,7 +56,7 @@ pub(super) fn pause_and_jump(
 
 /// The last look at what obeys the list: from here to the jump nothing is written but the breadcrumb.
 fn check_parts(host: &Host) -> Result<(), Refusal> {
-    host.update.lock().staged.as_ref().map_or(Err(Refusal::NoImage), |staged| staged.seal.check_parts(host))
+    host.update.lock().staged.as_ref().map_or(Err(Refusal::NoImage), |staged| staged.seal.check_parts())
 }
 
 #[expect(unsafe_code, reason = "the point of no return")]

@@ -16,11 +16,11 @@
 
 use super::Staged;
 use super::refusal::Refusal;
+use crate::crc32c::{self, Crc32c};
 use crate::frame::{Maddr, MfnRange};
 use crate::mm::buddy::Block;
 use crate::mm::physmem::PhysMem;
 use crate::run::host::Host;
-use crate::x86::crc::Crc32c;
 use crate::x86::directmap::{self, DirectMap};
 use alloc::vec::Vec;
 
@@ -34,21 +34,21 @@ pub(super) struct Seal {
 
 impl Seal {
     /// Seals an image's file, whose sum was `file_sum` before it was looked at, and what was made of it in `blocks`.
-    pub(super) fn new(host: &Host, file: &'static [u8], file_sum: u32, blocks: &[Block]) -> Result<Self, Refusal> {
+    pub(super) fn new(file: &'static [u8], file_sum: u32, blocks: &[Block]) -> Result<Self, Refusal> {
         let parts: Vec<MfnRange> = blocks.iter().map(Block::range).collect();
-        let parts_sum = sum_of_parts(host, &parts);
+        let parts_sum = sum_of_parts(&parts);
         let seal = Self { file, file_sum, parts, parts_sum };
-        seal.check_file(host).map(|()| seal)
+        seal.check_file().map(|()| seal)
     }
 
     /// The image's file is what it was.
-    pub(super) fn check_file(&self, host: &Host) -> Result<(), Refusal> {
-        same("the image", self.file_sum, sum_of(host, self.file))
+    pub(super) fn check_file(&self) -> Result<(), Refusal> {
+        same("the image", self.file_sum, crc32c::of(self.file))
     }
 
     /// What was made of it is what it was. Without the breadcrumb, which is appended after this.
-    pub(super) fn check_parts(&self, host: &Host) -> Result<(), Refusal> {
-        same("the entry list, its pages or what obeys it", self.parts_sum, sum_of_parts(host, &self.parts))
+    pub(super) fn check_parts(&self) -> Result<(), Refusal> {
+        same("the entry list, its pages or what obeys it", self.parts_sum, sum_of_parts(&self.parts))
     }
 }
 
@@ -56,16 +56,9 @@ fn same(what: &'static str, sealed: u32, found: u32) -> Result<(), Refusal> {
     if sealed == found { Ok(()) } else { Err(Refusal::Altered { what, sealed, found }) }
 }
 
-/// The CRC-32C of bytes.
-pub(super) fn sum_of(host: &Host, bytes: &[u8]) -> u32 {
-    let mut sum = Crc32c::new(&host.features);
-    sum.update(bytes);
-    sum.finish()
-}
-
 #[expect(unsafe_code, reason = "owned blocks as bytes")]
-fn sum_of_parts(host: &Host, parts: &[MfnRange]) -> u32 {
-    let mut sum = Crc32c::new(&host.features);
+fn sum_of_parts(parts: &[MfnRange]) -> u32 {
+    let mut sum = Crc32c::new();
     for (at, len_bytes) in parts.iter().filter_map(|part| Some((part.first()?.maddr(), part.len_bytes()))) {
         // SAFETY: the blocks are owned by what is staged, and nothing is written to them while this runs.
         sum.update(unsafe { directmap::bytes(at, len_bytes) });

@@ -4,8 +4,9 @@ use super::super::records::StreamVersion;
 use super::RELOC_VA;
 use super::plan::{Plan, choose, plan, trust};
 use super::refusal::Refusal;
-use super::seal::{Flip, Seal, sum_of};
+use super::seal::{Flip, Seal};
 use crate::cmdline;
+use crate::crc32c;
 use crate::frame::{Maddr, Mfn, Order};
 use crate::kexec::idmap::RelocTables;
 use crate::kexec::image::{DigestCheck, Needs, NextImage};
@@ -57,7 +58,7 @@ pub(super) struct Looked {
 impl Looked {
     /// Begins to look at an image: all that is asked of it but its digest.
     pub(super) fn begin(host: &Host, name: &str, at: Maddr, image: &NextImage<'_>) -> Result<Self, Refusal> {
-        let file_sum = sum_of(host, image.file());
+        let file_sum = crc32c::of(image.file());
         let signer =
             image.verify_signature(&trust(host)).map_err(|error| Refusal::Image { name: name.to_string(), error })?;
         Ok(Self { at, file_sum, signer })
@@ -150,7 +151,7 @@ pub(super) fn stage(host: &Host, checked: &Checked) -> Result<(), Refusal> {
     unstage(host);
     let mut blocks = Vec::new();
     let result = build_stage(host, image, at, &mut blocks)
-        .and_then(|built| Seal::new(host, image.file(), looked.file_sum, &blocks).map(|seal| (built, seal)));
+        .and_then(|built| Seal::new(image.file(), looked.file_sum, &blocks).map(|seal| (built, seal)));
     match result {
         Ok(((kimage, tables, copy), seal)) => {
             let entries = kimage.nr_entries();
@@ -180,8 +181,8 @@ pub(super) fn stage(host: &Host, checked: &Checked) -> Result<(), Refusal> {
 pub(super) fn check_staged(host: &Host) -> Result<(), Refusal> {
     let u = host.update.lock();
     let staged = u.staged.as_ref().ok_or(Refusal::NoImage)?;
-    staged.seal.check_file(host)?;
-    staged.seal.check_parts(host)?;
+    staged.seal.check_file()?;
+    staged.seal.check_parts()?;
     if let Some(Flip::Late) = Flip::asked(host) {
         Flip::Late.carry_out(staged);
     }
@@ -209,7 +210,8 @@ pub fn build_relocation(host: &Host, blocks: &mut Vec<Block>) -> Result<(RelocTa
         Some(mfn)
     };
     let ram = host.memmap.ram();
-    let tables = RelocTables::build(&DirectMap, ram, (RELOC_VA, copy), [host.slot, region], &mut take)
+    let largest = if host.features.gib_pages { Order::MAX } else { Order::CHUNK };
+    let tables = RelocTables::build(&DirectMap, ram, (RELOC_VA, copy), largest, [host.slot, region], &mut take)
         .map_err(|e| Refusal::Tables(e.cause))?;
     // Executable in the hypervisor's own tables too, where the code starts.
     // The tables that this takes the first time stay linked there for good: a later staging only changes the last entry.

@@ -7,6 +7,7 @@
 use super::Heap;
 use crate::frame::{CHUNK_FRAMES, Mfn, Order};
 use crate::mm::frametable::{Class, Counts, Fill, FrameTable, Part, Split, Vacant, chunks_in, packed};
+use core::ops::Range;
 
 /// The order of the list that chunks come into whose pages are all free.
 const HIGHEST: Order = Order::new(Order::CHUNK.get() - 1);
@@ -202,6 +203,16 @@ impl Heap {
             order = larger;
         }
         self.push_chunks(table, chunk as u32, order);
+    }
+
+    /// Moves the blocks of 2 MiB or more that begin in `chunks` to the heads of their lists, the last one to the very front.
+    pub(super) fn list_first(&mut self, table: &FrameTable, chunks: Range<usize>) {
+        for chunk in chunks {
+            if let Some(order) = table.entries()[chunk].free_order() {
+                self.unlink_chunks(table, chunk, order);
+                self.push_chunks(table, chunk as u32, order);
+            }
+        }
     }
 
     /// The highest free block of `order` that ends at or below `limit`: the block of chunks that holds it, that block's order, and its place. Without a block

@@ -21,7 +21,8 @@
 //!    the outgoing hypervisor had written last, and a note that is wrong once shows one guest's memory to another.
 //!
 //! Later blocks of [`Heap::plug_in`] are used first, that is, memory from the top; low memory is kept for those who need it
-//! ([`Heap::alloc_below`]).
+//! ([`Heap::alloc_below`]). An update waits for what its restore takes and no more ([`Heap::plug_in_later`]): the rest follows in pieces of the
+//! largest order, and until then it is unclaimed, which is as good as free to everybody but an allocation.
 
 mod block;
 mod error;
@@ -41,12 +42,15 @@ use crate::mm::frametable::{
     SplitSlab, Vacancy, Vacant, chunks_in, packed, parts,
 };
 use crate::mm::page_info::{COUNT_MASK, CountFlags, PageInfo};
+use core::ops::Range;
 use core::sync::atomic::Ordering;
 
+/// Chunks that are plugged in at a time: no block reaches over a multiple of the largest.
+const PIECE: usize = chunks_in(Order::MAX);
 const NR_ORDERS: usize = Order::MAX.get() as usize + 1;
 
-/// Makes page records of a block that the heap gives away for ever: writes [`Split::new`] all over it and returns the slice. It is called
-/// with the heap locked, so it must not come back to the heap. An empty slice means that it could not.
+/// Makes page records of a block that the heap gives away for ever, whatever is written there. It is called with the heap locked, so it must not
+/// come back to the heap. An empty slice means that it could not.
 pub type MapSplits = fn(Mfn, u64) -> &'static [Split];
 
 /// The buddy heap. See the [module](self).
@@ -64,6 +68,8 @@ pub struct Heap {
     kept: u32,
     pool: SplitPool,
     map: Option<MapSplits>,
+    /// Chunks that have not been plugged in yet.
+    unplugged: Range<usize>,
     /// Frames that somebody has and that must not become free.
     nr_broken: u64,
 }
@@ -80,6 +86,7 @@ impl Heap {
             kept: 0,
             pool: SplitPool::new(slabs),
             map: None,
+            unplugged: 0..0,
             nr_broken: 0,
         }
     }
@@ -97,15 +104,53 @@ impl Heap {
     /// Makes every unclaimed frame free and returns how many they were. From now on the heap provides page records by itself, through
     /// `map`. Costs a step for each chunk, and some for each split chunk that has unclaimed pages.
     pub fn plug_in(&mut self, table: &FrameTable, map: MapSplits) -> u64 {
-        self.map = Some(map);
         let before = self.nr_free;
-        let entries = table.entries();
-        let mut chunk = 0;
+        self.map = Some(map);
+        self.plug_in_chunks(table, 0..table.entries().len());
+        self.nr_free - before
+    }
+
+    /// As [`Self::plug_in`], but little by little: with [`Self::plug_in_more`], and when an allocation finds nothing else.
+    pub fn plug_in_later(&mut self, table: &FrameTable, map: MapSplits) {
+        self.map = Some(map);
+        self.unplugged = 0..table.entries().len();
+    }
+
+    /// Makes the unclaimed frames of the next block of the largest order free, and of more if there are none; false if everything is plugged in.
+    /// The topmost comes first and the others ascend, so that in the end memory from the top is used first in this way, too.
+    pub fn plug_in_more(&mut self, table: &FrameTable) -> bool {
+        let before = self.nr_free;
+        let all = table.entries().len();
+        while !self.unplugged.is_empty() && self.nr_free == before {
+            let Range { start, end } = self.unplugged;
+            let top = (end - 1) / PIECE * PIECE;
+            if end == all {
+                self.unplugged.end = top;
+                self.plug_in_chunks(table, top..end);
+            } else {
+                self.unplugged.start = start + PIECE;
+                self.plug_in_chunks(table, start..start + PIECE);
+            }
+            if self.unplugged.is_empty() {
+                self.list_first(table, (all - 1) / PIECE * PIECE..all);
+            }
+        }
+        self.nr_free != before
+    }
+
+    /// Makes all unclaimed frames free that are not yet.
+    pub fn plug_in_rest(&mut self, table: &FrameTable) {
+        while self.plug_in_more(table) {}
+    }
+
+    fn plug_in_chunks(&mut self, table: &FrameTable, chunks: Range<usize>) {
+        let entries = &table.entries()[..chunks.end];
+        let mut chunk = chunks.start;
         while chunk < entries.len() {
             match entries[chunk].word() {
                 packed::UNCLAIMED => {
-                    // No block reaches over a multiple of the largest, and what was just looked at is still in the cache.
-                    let stop = (chunk | (chunks_in(Order::MAX) - 1)).min(entries.len() - 1) + 1;
+                    // What was just looked at is still in the cache.
+                    let stop = ((chunk | (PIECE - 1)) + 1).min(entries.len());
                     let run = entries[chunk..stop].iter().take_while(|e| e.word() == packed::UNCLAIMED).count();
                     self.free_chunks(table, chunk, run);
                     chunk += run;
@@ -118,7 +163,6 @@ impl Heap {
                 }
             }
         }
-        self.nr_free - before
     }
 
     fn plug_in_pages(&mut self, table: &FrameTable, chunk: usize) {
@@ -175,22 +219,32 @@ impl Heap {
         if order < Order::CHUNK {
             return self.alloc_pages(table, order);
         }
-        let found = match self.smallest_from(order) {
-            Some(found) => found,
-            None => {
-                self.drain(table);
-                self.smallest_from(order)?
-            }
-        };
+        let found = self.find(table, order)?;
         let first = self.first_of(found);
         self.carve(table, first, found, first, order);
         Some(self.hand_out_chunks(table, first, order))
     }
 
+    /// The smallest order from `order` on of which there is a block, with all that can be done to find one.
+    fn find(&mut self, table: &FrameTable, order: Order) -> Option<Order> {
+        loop {
+            match self.smallest_from(order) {
+                Some(found) => return Some(found),
+                None if self.plug_in_more(table) => {}
+                None => break,
+            }
+        }
+        self.drain(table);
+        self.smallest_from(order)
+    }
+
     #[inline(always)]
     fn alloc_pages(&mut self, table: &FrameTable, order: Order) -> Option<Block> {
         loop {
-            let found = self.smallest_from(order)?;
+            let found = match self.smallest_from(order) {
+                Some(found) => found,
+                None => self.find(table, order)?,
+            };
             if found >= Order::CHUNK {
                 return self.alloc_from_whole(table, order);
             }
@@ -210,7 +264,7 @@ impl Heap {
     fn alloc_from_whole(&mut self, table: &FrameTable, order: Order) -> Option<Block> {
         self.reserve_splits(table, 1).then_some(())?;
         // Page records may just have taken the block that was found.
-        let found = self.smallest_from(Order::CHUNK)?;
+        let found = self.find(table, Order::CHUNK)?;
         let first = self.first_of(found);
         let split = self.break_up(table, first, found, first);
         let chunk = first.chunk() as usize;
@@ -222,6 +276,7 @@ impl Heap {
         if limit >= table.nr_frames() {
             return self.alloc(table, order);
         }
+        self.plug_in_rest(table);
         if order >= Order::CHUNK {
             self.drain(table);
         }
@@ -446,6 +501,7 @@ impl Heap {
             let found = loop {
                 match self.smallest_from(wanted) {
                     Some(found) => break found,
+                    None if self.plug_in_more(table) => {}
                     None if wanted > Order::CHUNK => wanted = wanted.smaller().unwrap_or(Order::CHUNK),
                     None if self.kept != 0 => self.drain(table),
                     None => return false,
@@ -458,7 +514,7 @@ impl Heap {
             self.carve(table, first, found, first, wanted);
             let block = self.hand_out_chunks(table, first, wanted);
             let slab = map(block.mfn(), block.order().nr_frames());
-            if slab.is_empty() || self.pool.feed(slab).is_err() {
+            if slab.is_empty() || self.pool.feed_unwritten(slab).is_err() {
                 self.free(table, block);
                 return false;
             }

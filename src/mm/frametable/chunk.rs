@@ -172,6 +172,23 @@ pub(in crate::mm) mod packed {
     }
 }
 
+/// True if all of some chunks have this word. Eight at a time: an update waits for it.
+pub(in crate::mm) fn all_are(entries: &[ChunkEntry], word: u64) -> bool {
+    let (eights, rest) = entries.as_chunks::<8>();
+    let differs =
+        |entries: &[ChunkEntry]| entries.iter().fold(0, |differs, entry| differs | (entry.word() ^ word)) != 0;
+    !eights.iter().any(|eight| differs(eight)) && !differs(rest)
+}
+
+/// Sets the word of all of some chunks.
+pub(in crate::mm) fn set_all(entries: &[ChunkEntry], word: u64) {
+    let (eights, rest) = entries.as_chunks::<8>();
+    for eight in eights {
+        eight.iter().for_each(|entry| entry.set_word(word));
+    }
+    rest.iter().for_each(|entry| entry.set_word(word));
+}
+
 impl ChunkEntry {
     /// An entry of all zeros.
     pub const fn new() -> Self {

@@ -80,6 +80,11 @@ impl Frames {
         self.lock().plug_in(map)
     }
 
+    /// See [`Heap::plug_in_more`].
+    pub fn plug_in_more(&self) -> bool {
+        self.lock().plug_in_more()
+    }
+
     /// See [`Heap::alloc`].
     pub fn alloc(&self, order: Order) -> Option<Block> {
         self.lock().alloc(order)
@@ -134,19 +139,25 @@ impl Frames {
         Ok(page)
     }
 
-    /// All frames of the table, counted by what they are (I8).
+    /// All frames of the table, counted by what they are (I8), when all that will be plugged in is.
     pub fn ledger(&self) -> Ledger {
-        self.lock().ledger()
+        self.plugged_in().ledger()
     }
 
-    /// See [`Heap::stats`].
+    /// See [`Heap::stats`]: when all that will be plugged in is.
     pub fn stats(&self) -> HeapStats {
-        self.lock().stats()
+        self.plugged_in().stats()
     }
 
-    /// See [`Heap::validate`].
+    /// See [`Heap::validate`]: when all that will be plugged in is.
     pub fn validate(&self) -> Result<(), ValidateError> {
-        self.lock().validate()
+        self.plugged_in().validate()
+    }
+
+    fn plugged_in(&self) -> LockedFrames<'_> {
+        let mut locked = self.lock();
+        locked.heap.plug_in_rest(locked.table);
+        locked
     }
 }
 
@@ -226,6 +237,16 @@ impl LockedFrames<'_> {
     /// See [`Heap::plug_in`].
     pub fn plug_in(&mut self, map: MapSplits) -> u64 {
         self.heap.plug_in(self.table, map)
+    }
+
+    /// See [`Heap::plug_in_later`].
+    pub fn plug_in_later(&mut self, map: MapSplits) {
+        self.heap.plug_in_later(self.table, map);
+    }
+
+    /// See [`Heap::plug_in_more`].
+    pub fn plug_in_more(&mut self) -> bool {
+        self.heap.plug_in_more(self.table)
     }
 
     /// See [`Heap::insert`].

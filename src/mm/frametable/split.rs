@@ -26,7 +26,7 @@ const _: () = assert!(size_of::<Split>() == CHUNK_FRAMES as usize * size_of::<Pa
 pub const BYTES_PER_PAGE: u32 = size_of::<Split>().div_ceil(CHUNK_FRAMES as usize) as u32;
 
 impl Split {
-    /// 512 records of all zeros, the only form in which a pool takes splits.
+    /// 512 records of all zeros.
     pub const fn new() -> Self {
         Self { pages: [const { PageInfo::uninitialised() }; CHUNK_FRAMES as usize], vacant: Vacant::new() }
     }
@@ -115,6 +115,9 @@ impl fmt::Display for FeedError {
     }
 }
 
+/// What an unused split has for the previous of a list, if its records hold whatever their memory held.
+const UNWRITTEN: u32 = u32::MAX;
+
 /// Finds a split by its number.
 pub(super) fn split_at(slabs: &'static [SplitSlab], id: SplitId) -> &'static Split {
     let slab = slabs[(id.0 >> 16) as usize].0.get().expect("a split in use is in a slab that was fed");
@@ -139,6 +142,15 @@ impl SplitPool {
 
     /// Adds splits, as [`Split::new`] made them, never given to a pool before.
     pub fn feed(&mut self, slab: &'static [Split]) -> Result<(), FeedError> {
+        self.add(slab, true)
+    }
+
+    /// Adds splits that hold whatever their memory held, never given to a pool before: each is written when it is used first.
+    pub fn feed_unwritten(&mut self, slab: &'static [Split]) -> Result<(), FeedError> {
+        self.add(slab, false)
+    }
+
+    fn add(&mut self, slab: &'static [Split], is_zero: bool) -> Result<(), FeedError> {
         if slab.len() > SLAB_SPLITS {
             return Err(FeedError::TooLong { found: slab.len() });
         }
@@ -154,7 +166,12 @@ impl SplitPool {
         let base = (self.nr_slabs as u32) << 16;
         self.nr_slabs += 1;
         for index in (0..slab.len()).rev() {
-            slab[index].vacant.set_next(self.first);
+            let vacant = &slab[index].vacant;
+            if !is_zero {
+                vacant.reset();
+                vacant.set_prev(UNWRITTEN);
+            }
+            vacant.set_next(self.first);
             self.first = (base | index as u32) + 1;
         }
         self.nr_unused += slab.len() as u64;
@@ -171,8 +188,13 @@ impl SplitPool {
     pub(super) fn take(&mut self) -> Option<(SplitId, &'static Split)> {
         let id = SplitId(self.first.checked_sub(1)?);
         let split = split_at(self.slabs, id);
-        self.first = split.vacant.links().0;
+        let (next, mark) = split.vacant.links();
+        self.first = next;
         split.vacant.set_next(0);
+        if mark == UNWRITTEN {
+            split.vacant.set_prev(0);
+            split.pages.iter().for_each(PageInfo::clear);
+        }
         self.nr_unused -= 1;
         Some((id, split))
     }

@@ -1,6 +1,6 @@
 //! The table: a chunk entry for every 2 MiB, page records where a chunk is split.
 
-use super::chunk::{Chunk, ChunkEntry, Class, Counts, SplitId, packed};
+use super::chunk::{Chunk, ChunkEntry, Class, Counts, SplitId, all_are, packed, set_all};
 use super::split::{Split, SplitPool, SplitSlab, split_at};
 use super::vacant::Vacancy;
 use super::{ClaimError, FrameState, InitError};
@@ -59,7 +59,7 @@ impl Part {
 }
 
 /// The parts of a range, chunk by chunk.
-pub(in crate::mm) fn parts(range: MfnRange) -> impl Iterator<Item = Part> {
+pub(in crate::mm) fn parts(range: MfnRange) -> impl Iterator<Item = Part> + Clone {
     let (mut at, end) = (range.start(), range.end());
     core::iter::from_fn(move || {
         if at == end {
@@ -224,8 +224,22 @@ impl FrameTable {
             Some(range) => range,
             None => return Ok(()),
         };
+        // What is new as a whole takes a word for each chunk.
+        let Cut { head, whole, tail } = Cut::of(range);
+        let whole = &self.entries[whole];
+        if !whole.is_empty() && all_are(whole, packed::NOT_RAM) {
+            let ends = [head, tail];
+            self.init_parts(pool, ends.iter().copied().filter(|part| !part.is_empty()))?;
+            set_all(whole, packed::UNCLAIMED);
+            return Ok(());
+        }
+        self.init_parts(pool, parts(range))
+    }
+
+    /// [`Self::init_ram`], part for part.
+    fn init_parts(&self, pool: &mut SplitPool, parts: impl Iterator<Item = Part> + Clone) -> Result<(), InitError> {
         let mut nr_splits = 0;
-        for part in parts(range) {
+        for part in parts.clone() {
             match self.entries[part.chunk].get() {
                 Chunk::NotRam => nr_splits += u64::from(!part.is_whole()),
                 Chunk::Unclaimed => {}
@@ -245,7 +259,7 @@ impl FrameTable {
         if nr_splits > pool.nr_unused() {
             return Err(InitError::NoRecords { needed: nr_splits, found: pool.nr_unused() });
         }
-        for part in parts(range) {
+        for part in parts {
             let entry = &self.entries[part.chunk];
             let split = match entry.get() {
                 Chunk::NotRam if part.is_whole() => {
@@ -463,7 +477,7 @@ impl FrameTable {
 }
 
 /// Chunks in a block of order 9 or more.
-pub(in crate::mm) fn chunks_in(order: Order) -> usize {
+pub(in crate::mm) const fn chunks_in(order: Order) -> usize {
     (order.nr_frames() / CHUNK_FRAMES) as usize
 }
 

@@ -1,5 +1,11 @@
 //! Hypercall numbers, sub-operations and the constants they take (public/xen.h and the headers beside it).
 
+mod machine;
+mod memory;
+
+pub use machine::*;
+pub use memory::*;
+
 /// The first number that cannot name a domain: from here on they have meanings of their own, see
 /// [`crate::frame::DomId`].
 pub const DOMID_FIRST_RESERVED: u16 = crate::frame::DomId::FIRST_RESERVED;
@@ -345,128 +351,6 @@ pub mod virq {
     pub const COUNT: u32 = 24;
 }
 
-/// Sub-operations of `memory_op`, in the low six bits; the rest is where a preempted call goes on.
-pub mod memory_op {
-    /// `increase_reservation`.
-    pub const INCREASE_RESERVATION: u64 = 0;
-    /// `decrease_reservation`.
-    pub const DECREASE_RESERVATION: u64 = 1;
-    /// `maximum_ram_page`.
-    pub const MAXIMUM_RAM_PAGE: u64 = 2;
-    /// `current_reservation`.
-    pub const CURRENT_RESERVATION: u64 = 3;
-    /// `maximum_reservation`.
-    pub const MAXIMUM_RESERVATION: u64 = 4;
-    /// `machphys_mfn_list`.
-    pub const MACHPHYS_MFN_LIST: u64 = 5;
-    /// `populate_physmap`.
-    pub const POPULATE_PHYSMAP: u64 = 6;
-    /// `add_to_physmap`.
-    pub const ADD_TO_PHYSMAP: u64 = 7;
-    /// `memory_map`.
-    pub const MEMORY_MAP: u64 = 9;
-    /// `machine_memory_map`.
-    pub const MACHINE_MEMORY_MAP: u64 = 10;
-    /// `exchange`.
-    pub const EXCHANGE: u64 = 11;
-    /// `machphys_mapping`.
-    pub const MACHPHYS_MAPPING: u64 = 12;
-    /// `set_memory_map`.
-    pub const SET_MEMORY_MAP: u64 = 13;
-    /// `maximum_gpfn`.
-    pub const MAXIMUM_GPFN: u64 = 14;
-    /// `remove_from_physmap`.
-    pub const REMOVE_FROM_PHYSMAP: u64 = 15;
-    /// `add_to_physmap_batch`.
-    pub const ADD_TO_PHYSMAP_BATCH: u64 = 23;
-    /// `claim_pages`.
-    pub const CLAIM_PAGES: u64 = 24;
-    /// `machphys_compat_mfn_list`.
-    pub const MACHPHYS_COMPAT_MFN_LIST: u64 = 25;
-    /// `get_vnumainfo`.
-    pub const GET_VNUMAINFO: u64 = 26;
-    /// `reserved_device_memory_map`.
-    pub const RESERVED_DEVICE_MEMORY_MAP: u64 = 27;
-    /// `acquire_resource`.
-    pub const ACQUIRE_RESOURCE: u64 = 28;
-    /// The bits that hold the sub-operation.
-    pub const CMD_MASK: u64 = 0x3f;
-}
-
-/// Commands of `mmuext_op`.
-pub mod mmuext {
-    /// `pin_l1_table`.
-    pub const PIN_L1_TABLE: u32 = 0;
-    /// `pin_l2_table`.
-    pub const PIN_L2_TABLE: u32 = 1;
-    /// `pin_l3_table`.
-    pub const PIN_L3_TABLE: u32 = 2;
-    /// `pin_l4_table`.
-    pub const PIN_L4_TABLE: u32 = 3;
-    /// `unpin_table`.
-    pub const UNPIN_TABLE: u32 = 4;
-    /// `new_baseptr`.
-    pub const NEW_BASEPTR: u32 = 5;
-    /// `tlb_flush_local`.
-    pub const TLB_FLUSH_LOCAL: u32 = 6;
-    /// `invlpg_local`.
-    pub const INVLPG_LOCAL: u32 = 7;
-    /// `tlb_flush_multi`.
-    pub const TLB_FLUSH_MULTI: u32 = 8;
-    /// `invlpg_multi`.
-    pub const INVLPG_MULTI: u32 = 9;
-    /// `tlb_flush_all`.
-    pub const TLB_FLUSH_ALL: u32 = 10;
-    /// `invlpg_all`.
-    pub const INVLPG_ALL: u32 = 11;
-    /// `flush_cache`.
-    pub const FLUSH_CACHE: u32 = 12;
-    /// `set_ldt`.
-    pub const SET_LDT: u32 = 13;
-    /// `new_user_baseptr`.
-    pub const NEW_USER_BASEPTR: u32 = 15;
-    /// `clear_page`.
-    pub const CLEAR_PAGE: u32 = 16;
-    /// `copy_page`.
-    pub const COPY_PAGE: u32 = 17;
-    /// `flush_cache_global`.
-    pub const FLUSH_CACHE_GLOBAL: u32 = 18;
-    /// `mark_super`.
-    pub const MARK_SUPER: u32 = 19;
-    /// `unmark_super`.
-    pub const UNMARK_SUPER: u32 = 20;
-}
-
-/// Commands in bits 1:0 of an `mmu_update`'s pointer, and the flag in its count.
-pub mod mmu_update {
-    /// Write a page-table entry.
-    pub const NORMAL: u64 = 0;
-    /// Write an M2P entry.
-    pub const MACHPHYS: u64 = 1;
-    /// Write a page-table entry, keeping accessed and dirty.
-    pub const PRESERVE_AD: u64 = 2;
-    /// Write a page-table entry that holds a machine frame.
-    pub const NO_TRANSLATE: u64 = 3;
-    /// The bits that hold the command.
-    pub const CMD_MASK: u64 = 3;
-    /// In the count: this is the rest of a preempted call.
-    pub const PREEMPTED: u64 = 1 << 31;
-}
-
-/// Flags of `update_va_mapping`: what to flush, and in bits above 2 a pointer to a mask of vCPUs.
-pub mod uvmf {
-    /// Flush nothing.
-    pub const NONE: u64 = 0;
-    /// Flush the whole TLB.
-    pub const TLB_FLUSH: u64 = 1;
-    /// Flush the one entry.
-    pub const INVLPG: u64 = 2;
-    /// The bits that say what.
-    pub const FLUSHTYPE_MASK: u64 = 3;
-    /// On all vCPUs.
-    pub const ALL: u64 = 1 << 2;
-}
-
 /// Sub-operations, types and flags of `callback_op`.
 pub mod callback {
     /// Sub-operation: set an entry.
@@ -489,44 +373,6 @@ pub mod callback {
     pub const TYPE_SYSCALL32: u64 = 7;
     /// Mask upcalls on entry.
     pub const FLAG_MASK_EVENTS: u64 = 1;
-}
-
-/// What `set_segment_base` sets.
-pub mod segment_base {
-    /// The FS base.
-    pub const FS: u64 = 0;
-    /// The GS base of user mode.
-    pub const GS_USER: u64 = 1;
-    /// The GS base of kernel mode.
-    pub const GS_KERNEL: u64 = 2;
-    /// The GS selector of user mode.
-    pub const GS_USER_SEL: u64 = 3;
-}
-
-/// Sub-operations of `physdev_op`.
-pub mod physdev_op {
-    /// `irq_status_query`.
-    pub const IRQ_STATUS_QUERY: u64 = 5;
-    /// `set_iopl`.
-    pub const SET_IOPL: u64 = 6;
-    /// `set_iobitmap`.
-    pub const SET_IOBITMAP: u64 = 7;
-    /// `apic_read`.
-    pub const APIC_READ: u64 = 8;
-    /// `apic_write`.
-    pub const APIC_WRITE: u64 = 9;
-    /// `eoi`.
-    pub const EOI: u64 = 12;
-    /// `map_pirq`.
-    pub const MAP_PIRQ: u64 = 13;
-    /// `unmap_pirq`.
-    pub const UNMAP_PIRQ: u64 = 14;
-    /// `pirq_eoi_gmfn_v1`.
-    pub const PIRQ_EOI_GMFN_V1: u64 = 17;
-    /// `get_free_pirq`.
-    pub const GET_FREE_PIRQ: u64 = 23;
-    /// `pirq_eoi_gmfn_v2`.
-    pub const PIRQ_EOI_GMFN_V2: u64 = 28;
 }
 
 /// Sub-operations of `vm_assist`, and the numbers of the bits they set.
@@ -599,84 +445,6 @@ pub mod kexec {
     pub const RANGE_MA_LIVEUPDATE: u64 = 7;
     /// An image has fewer segments than this.
     pub const SEGMENT_MAX: u64 = 16;
-}
-
-/// Sub-operations of `grant_table_op`.
-pub mod grant_table_op {
-    /// `map_grant_ref`.
-    pub const MAP_GRANT_REF: u64 = 0;
-    /// `unmap_grant_ref`.
-    pub const UNMAP_GRANT_REF: u64 = 1;
-    /// `setup_table`.
-    pub const SETUP_TABLE: u64 = 2;
-    /// `dump_table`.
-    pub const DUMP_TABLE: u64 = 3;
-    /// `transfer`.
-    pub const TRANSFER: u64 = 4;
-    /// `copy`.
-    pub const COPY: u64 = 5;
-    /// `query_size`.
-    pub const QUERY_SIZE: u64 = 6;
-    /// `unmap_and_replace`.
-    pub const UNMAP_AND_REPLACE: u64 = 7;
-    /// `set_version`.
-    pub const SET_VERSION: u64 = 8;
-    /// `get_status_frames`.
-    pub const GET_STATUS_FRAMES: u64 = 9;
-    /// `get_version`.
-    pub const GET_VERSION: u64 = 10;
-    /// `swap_grant_ref`.
-    pub const SWAP_GRANT_REF: u64 = 11;
-    /// `cache_flush`.
-    pub const CACHE_FLUSH: u64 = 12;
-}
-
-/// Flags in start_info.
-pub mod sif {
-    /// The domain may manage others.
-    pub const PRIVILEGED: u32 = 1 << 0;
-    /// It is the first domain.
-    pub const INITDOMAIN: u32 = 1 << 1;
-    /// The ramdisk is a list of modules.
-    pub const MULTIBOOT_MOD: u32 = 1 << 2;
-    /// The ramdisk is named by its pfn and not mapped.
-    pub const MOD_START_PFN: u32 = 1 << 3;
-    /// Whoever saves the domain reads the p2m as one linear list.
-    pub const VIRT_P2M_4TOOLS: u32 = 1 << 4;
-}
-
-/// Flags in vcpu_guest_context, and in the frame of the iret hypercall.
-pub mod vgcf {
-    /// The FPU context is valid.
-    pub const I387_VALID: u64 = 1 << 0;
-    /// The vCPU is in kernel mode.
-    pub const IN_KERNEL: u64 = 1 << 2;
-    /// The failsafe callback masks upcalls.
-    pub const FAILSAFE_DISABLES_EVENTS: u64 = 1 << 3;
-    /// The syscall callback masks upcalls.
-    pub const SYSCALL_DISABLES_EVENTS: u64 = 1 << 4;
-    /// The vCPU is up.
-    pub const ONLINE: u64 = 1 << 5;
-    /// In an iret frame: rcx and r11 need not be restored.
-    pub const IN_SYSCALL: u64 = 1 << 8;
-}
-
-/// Numbers of the 64-bit PV machine (public/arch-x86/xen-x86_64.h).
-pub mod pv {
-    /// Code selector of kernel and user mode.
-    pub const FLAT_KERNEL_CS: u64 = 0xe033;
-    /// Stack selector of both.
-    pub const FLAT_KERNEL_SS: u64 = 0xe02b;
-    /// 32-bit code selector of user mode.
-    pub const FLAT_USER_CS32: u64 = 0xe023;
-    /// GDT entries from here on are the hypervisor's (14 pages belong to the guest).
-    pub const FIRST_RESERVED_GDT_ENTRY: u64 = 7168;
-    /// First virtual address that is the hypervisor's.
-    pub const HYPERVISOR_VIRT_START: u64 = 0xffff_8000_0000_0000;
-    /// First behind them.
-    pub const HYPERVISOR_VIRT_END: u64 = 0xffff_8800_0000_0000;
-    /// vCPUs that have a vcpu_info in the shared_info page.
-    pub const LEGACY_MAX_VCPUS: u64 = 32;
 }
 
 const _: () = {
