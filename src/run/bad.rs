@@ -51,7 +51,7 @@ pub fn ask(host: &Host, command: Command, mfn: Mfn) -> Answer {
     let known = Known {
         state: host.frames.state_of(mfn),
         is_ram: mfn != Mfn::ZERO && host.memmap.ram_as_given().any(|ram| ram.contains(mfn)),
-        is_named: host.options.badpage.contains(mfn),
+        is_named: host.options.badpage.ranges().iter().any(|range| range.contains(mfn)),
         is_listed: is_in(&host.bad_frames.lock(), mfn),
         is_withheld: host.withheld.lock().iter().any(|range| range.contains(mfn)),
     };

@@ -5,7 +5,7 @@
 //! no frame is marked, that costs a comparison.
 
 use super::Heap;
-use crate::frame::{DomId, Mfn, MfnRange, Order};
+use crate::frame::{CHUNK_FRAMES, DomId, Mfn, MfnRange, Order};
 use crate::mm::frametable::{Class, Fill, FrameState, FrameTable, Part};
 use crate::mm::page_info::{CountFlags, PageInfo};
 use core::sync::atomic::Ordering;
@@ -43,16 +43,11 @@ impl Heap {
             },
             FrameState::Free => {
                 self.drain(table);
-                let limit = mfn.get() + 1;
-                match self.find_below(table, Order::PAGE, limit) {
-                    Some((first, order, target)) if target == mfn => {
-                        self.carve(table, first, order, target, Order::PAGE);
-                        let (mfn, _) = self.hand_out(table, target, Order::PAGE).into_parts();
-                        self.make_hole(table, mfn, Class::Private);
-                        Retired::Gone
-                    }
-                    _ => Retired::NoMemory,
-                }
+                let Some((first, order)) = free_block_of(table, mfn) else { return Retired::NoMemory };
+                self.carve(table, first, order, mfn, Order::PAGE);
+                let (mfn, _) = self.hand_out(table, mfn, Order::PAGE).into_parts();
+                self.make_hole(table, mfn, Class::Private);
+                Retired::Gone
             }
             FrameState::Owned { owner: DomId::IO } => Retired::Gone,
             FrameState::Owned { owner } => {
@@ -134,10 +129,25 @@ impl Heap {
     }
 }
 
+/// The listed block that a free frame is in, which is not at hand.
+fn free_block_of(table: &FrameTable, mfn: Mfn) -> Option<(Mfn, Order)> {
+    let chunk = mfn.chunk() as usize;
+    let Some(id) = table.entries()[chunk].split_id() else {
+        let (first, order) = table.free_block_around(chunk)?;
+        return Some((Mfn::new(first as u64 * CHUNK_FRAMES), order));
+    };
+    // A block begins at a multiple of its size.
+    (0..Order::CHUNK.get()).map(Order::new).find_map(|order| {
+        let first = mfn.get() & !(order.nr_frames() - 1);
+        let page = &table.pages(id)[(first % CHUNK_FRAMES) as usize];
+        let is_head = page.is_free() && page.free_order.load(Ordering::Relaxed) == u32::from(order.get());
+        is_head.then(|| (Mfn::new(first), order))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::CHUNK_FRAMES;
     use crate::mm::frametable::tests::{d, machine, map, range};
     use crate::mm::frametable::{Frames, GetPageError};
     use crate::mm::page_info::PageLookup;

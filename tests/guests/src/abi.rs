@@ -1,7 +1,7 @@
 //! Numbers and layouts of Xen's 64-bit PV interface, as a guest sees them.
 //!
 //! Sources: Xen's public headers (MIT): `xen.h`, `arch-x86/xen.h`, `arch-x86/xen-x86_64.h`, `event_channel.h`, `sched.h`,
-//! `vcpu.h`, `callback.h`, `memory.h`, `errno.h`, `io/console.h`, `kexec.h`. The sizes and offsets are asserted beside each layout.
+//! `vcpu.h`, `callback.h`, `memory.h`, `errno.h`, `io/console.h`, `kexec.h`, `sysctl.h`. The sizes and offsets are asserted beside each layout.
 
 use core::fmt;
 use core::mem::{offset_of, size_of};
@@ -206,6 +206,22 @@ pub mod op {
     pub const KEXEC_RANGE_LIVEUPDATE: i32 = 7;
     pub const EM_X86_64: u16 = 62;
 
+    pub const SYSCTL_VERSION: u32 = 0x15;
+    pub const SYSCTL_PAGE_OFFLINE: u32 = 14;
+    pub const PAGE_OFFLINE: u32 = 1;
+    pub const PAGE_ONLINE: u32 = 2;
+    pub const PAGE_QUERY: u32 = 3;
+    /// Not looked at.
+    pub const PG_INVALID: u32 = 1;
+    pub const PG_OFFLINED: u32 = 2;
+    pub const PG_PENDING: u32 = 4;
+    pub const PG_FAILED: u32 = 8;
+    pub const PG_XENPAGE: u32 = 0x100;
+    pub const PG_NOT_CONV_RAM: u32 = 0x800;
+    pub const PG_OWNED: u32 = 0x1000;
+    /// To a query: reported, and still in use.
+    pub const PG_STATUS_PENDING: u32 = 8;
+
     pub const DOMID_SELF: u16 = 0x7ff0;
     pub const DOMID_XEN: u16 = 0x7ff2;
     /// A domain number that no domain can have: above the last, and not one of the reserved ones.
@@ -245,6 +261,7 @@ impl Errno {
     pub const ENOENT: Errno = Errno(2);
     pub const ESRCH: Errno = Errno(3);
     pub const ENOMEM: Errno = Errno(12);
+    pub const E2BIG: Errno = Errno(7);
     pub const EACCES: Errno = Errno(13);
     pub const EFAULT: Errno = Errno(14);
     pub const ENXIO: Errno = Errno(6);
@@ -274,6 +291,7 @@ impl fmt::Display for Errno {
             2 => "ENOENT",
             3 => "ESRCH",
             6 => "ENXIO",
+            7 => "E2BIG",
             11 => "EAGAIN",
             12 => "ENOMEM",
             13 => "EACCES",
@@ -593,6 +611,39 @@ pub struct KexecSegment {
     pub dest_size: u64,
 }
 
+/// Argument of `sysctl` page_offline_op.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct PageOffline {
+    /// The sysctl's number.
+    pub sysctl: u32,
+    /// The interface's version.
+    pub version: u32,
+    /// PAGE_*.
+    pub cmd: u32,
+    /// First frame.
+    pub start: u32,
+    /// Last frame.
+    pub end: u32,
+    /// Nothing.
+    pub hole: u32,
+    /// Address of a word for each frame.
+    pub status: u64,
+    /// Room that other sysctls need.
+    pub pad: [u64; 13],
+}
+
+impl PageOffline {
+    /// With the numbers that it takes.
+    pub fn new(cmd: u32, (start, end): (u32, u32), status: u64) -> Self {
+        let (sysctl, version) = (op::SYSCTL_PAGE_OFFLINE, op::SYSCTL_VERSION);
+        PageOffline { sysctl, version, cmd, start, end, hole: 0, status, pad: [0; 13] }
+    }
+}
+
+const _: () = assert!(size_of::<PageOffline>() == 136);
+const _: () = assert!(offset_of!(PageOffline, start) == 12);
+const _: () = assert!(offset_of!(PageOffline, status) == 24);
 const _: () = assert!(size_of::<KexecRange>() == 24);
 const _: () = assert!(size_of::<KexecLoad>() == 24);
 const _: () = assert!(offset_of!(KexecLoad, segments) == 8);
