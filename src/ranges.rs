@@ -10,6 +10,7 @@
 //! ranges: a set is meant for tens of them, never for one entry a page or a domain (DESIGN §1 says why).
 
 use crate::frame::{Mfn, MfnRange};
+use alloc::collections::TryReserveError;
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -36,6 +37,41 @@ pub fn merge(ranges: &mut Vec<MfnRange>) {
         let joined = (next.start() <= last.end()).then(|| MfnRange::between(last.start(), last.end().max(next.end())));
         joined.flatten().map(|joined| *last = joined).is_some()
     });
+}
+
+/// Adds the frames of `range` to a list in the form that [`merge`] gives it. Nothing has changed on an error: there was no memory for one range more.
+pub fn add(list: &mut Vec<MfnRange>, range: MfnRange) -> Result<(), TryReserveError> {
+    if range.is_empty() {
+        return Ok(());
+    }
+    let first = list.partition_point(|r| r.end() < range.start());
+    let behind = list.partition_point(|r| r.start() <= range.end());
+    if first < behind {
+        let (start, end) = (list[first].start().min(range.start()), list[behind - 1].end().max(range.end()));
+        list[first] = MfnRange::between(start, end).unwrap_or(range);
+        list.drain(first + 1..behind);
+        return Ok(());
+    }
+    list.try_reserve(1)?;
+    list.insert(first, range);
+    Ok(())
+}
+
+/// Takes the frames of `range` out of a list in the form that [`merge`] gives it. Nothing has changed on an error: there was no memory for one range more.
+pub fn take(list: &mut Vec<MfnRange>, range: MfnRange) -> Result<(), TryReserveError> {
+    let first = list.partition_point(|r| r.end() <= range.start());
+    let behind = list.partition_point(|r| r.start() < range.end()).max(first);
+    if range.is_empty() || first == behind {
+        return Ok(());
+    }
+    list.try_reserve(1)?;
+    let left = MfnRange::between(list[first].start(), range.start());
+    let right = MfnRange::between(range.end(), list[behind - 1].end());
+    list.drain(first..behind);
+    for kept in [right, left].into_iter().flatten().filter(|kept| !kept.is_empty()) {
+        list.insert(first, kept);
+    }
+    Ok(())
 }
 
 /// A set of frames, kept as at most `N` disjoint ranges.
@@ -307,6 +343,25 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_list_behaves_as_a_set_of_numbers(actions in prop::collection::vec(action(), 0..60)) {
+            let (mut list, mut model) = (Vec::new(), BTreeSet::new());
+            for action in actions {
+                match action {
+                    Action::Insert(start, end) => {
+                        model.extend(start..end);
+                        prop_assert!(add(&mut list, range(start, end)).is_ok());
+                    }
+                    Action::Remove(start, end) => {
+                        model.retain(|f| !(start..end).contains(f));
+                        prop_assert!(take(&mut list, range(start, end)).is_ok());
+                    }
+                }
+                let found: Vec<_> = list.iter().map(|r| (r.start(), r.end())).collect();
+                prop_assert_eq!(found, runs(&model));
+            }
+        }
+
         // Small capacity: being full, and going on after it, is part of the property.
         #[test]
         fn behaves_as_a_set_of_numbers(actions in prop::collection::vec(action(), 0..60), probe in (0..SPACE, 0..SPACE)) {

@@ -7,6 +7,7 @@ pub mod exchange;
 pub mod grant;
 pub mod kernel;
 pub mod memflags;
+pub mod page_offline;
 pub mod reservation;
 pub mod sched;
 pub mod spec;

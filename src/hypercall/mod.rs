@@ -15,6 +15,7 @@ pub mod mmuext;
 pub mod physdev;
 pub mod refused;
 pub mod sched;
+pub mod sysctl;
 pub mod tables;
 pub mod vcpu;
 pub mod version;
@@ -131,7 +132,7 @@ fn call(c: &mut Caller<'_>, number: u64, args: [u64; 5]) -> Outcome {
         nr::EVENT_CHANNEL_OP_COMPAT => refused::event_channel_op_compat(c, a).into(),
         nr::PHYSDEV_OP_COMPAT => refused::physdev_op_compat(c, a).into(),
         nr::PLATFORM_OP => refused::platform_op(c, a).into(),
-        nr::SYSCTL => refused::sysctl(c, a).into(),
+        nr::SYSCTL => sysctl::sysctl(c, a).into(),
         nr::DOMCTL => refused::domctl(c, a).into(),
         nr::HVM_OP => refused::hvm_op(c, a, b).into(),
         nr::DM_OP => refused::dm_op(c, a).into(),

@@ -14,11 +14,6 @@ pub fn platform_op(c: &Caller<'_>, arg: u64) -> Result<u64, Errno> {
     control_op(c, arg, version::PLATFORM)
 }
 
-/// `sysctl`: for the control domain.
-pub fn sysctl(c: &Caller<'_>, arg: u64) -> Result<u64, Errno> {
-    control_op(c, arg, version::SYSCTL)
-}
-
 /// `domctl`: for the control domain.
 pub fn domctl(c: &Caller<'_>, arg: u64) -> Result<u64, Errno> {
     control_op(c, arg, version::DOMCTL)
@@ -26,8 +21,13 @@ pub fn domctl(c: &Caller<'_>, arg: u64) -> Result<u64, Errno> {
 
 /// {u32 cmd, u32 interface_version, ...}.
 fn control_op(c: &Caller<'_>, arg: u64, wanted: u32) -> Result<u64, Errno> {
-    let found = c.memory()?.read_u32(arg.wrapping_add(4))?;
-    Err(if found == wanted { Errno::EPERM } else { Errno::EACCES })
+    check_version(c.memory()?.read_u32(arg.wrapping_add(4))?, wanted)?;
+    Err(Errno::EPERM)
+}
+
+/// EACCES for another version of a control interface than there is.
+pub fn check_version(found: u32, wanted: u32) -> Result<(), Errno> {
+    if found == wanted { Ok(()) } else { Err(Errno::EACCES) }
 }
 
 /// `hvm_op`: a PV domain has no parameters of an HVM domain.

@@ -22,7 +22,7 @@ use crate::hypercall;
 use crate::log;
 use crate::mm::buddy::Block;
 use crate::mm::page_info::PageLookup;
-use crate::mm::types::Root;
+use crate::mm::types::{Root, roots_among};
 use crate::ranges;
 use crate::run::domain::{Domain, DomainMemory};
 use crate::run::host::Host;
@@ -402,9 +402,7 @@ fn roots(host: &Host, ranges: impl Iterator<Item = crate::frame::MfnRange>) -> V
             if let Some(records) = host.frames.records(at / CHUNK_FRAMES) {
                 let first = (at % CHUNK_FRAMES) as usize;
                 let records = &records[first..first + (end - at) as usize];
-                roots.extend(
-                    (at..).zip(records).filter_map(|(mfn, page)| Root::of(page).map(|root| (Mfn::new(mfn), root))),
-                );
+                roots.extend(roots_among(Mfn::new(at), records));
             }
             at = end;
         }

@@ -113,6 +113,10 @@ bitflags! {
 /// Mask of the type count.
 pub const TYPE_COUNT_MASK: u64 = (1 << 55) - 1;
 
+/// What is from here on is no count: of general references, the upper half is never reached.
+const FLAGS_SHIFT: u32 = 55;
+const _: () = assert!(TYPE_COUNT_MASK == (1 << FLAGS_SHIFT) - 1 && COUNT_MASK > TYPE_COUNT_MASK);
+
 /// The record of one frame.
 ///
 /// | bytes | field |
@@ -284,6 +288,25 @@ impl PageInfo {
         is_given
     }
 
+    /// Takes a general reference on behalf of `owner` and a writable type reference, as [`PageInfo::get_page_alone`], where nothing but numbers has to be
+    /// looked at: the frame is in ordinary use, and writable or fresh. False otherwise, and nothing is taken.
+    #[inline(always)]
+    pub fn get_writable_alone(&self, owner: DomId) -> bool {
+        const WRITABLE: u64 = PageType::Writable.bits() | TypeFlags::VALIDATED.bits();
+        let count = self.count_info.load(Ordering::Relaxed);
+        let found = self.type_info.load(Ordering::Relaxed);
+        let taken = if found == 0 { WRITABLE | 1 } else { found.wrapping_add(1) };
+        // The flags are all of what is above the counts, and a count that was 0 or is full has changed them.
+        let is_given = (count.wrapping_sub(1) >> FLAGS_SHIFT == CountFlags::ALLOCATED.bits() >> FLAGS_SHIFT)
+            & (taken >> FLAGS_SHIFT == WRITABLE >> FLAGS_SHIFT)
+            & (self.owner.load(Ordering::Relaxed) == owner.get() as u32 + 1);
+        if is_given {
+            self.count_info.store(count.wrapping_add(1), Ordering::Relaxed);
+            self.type_info.store(taken, Ordering::Relaxed);
+        }
+        is_given
+    }
+
     /// Takes a general reference whoever the owner is, and says who, as Xen's `page_get_owner_and_reference`.
     pub fn get_any(&self) -> Result<Option<DomId>, RefError> {
         let mut x = self.count_info.load(Ordering::Acquire);
@@ -431,6 +454,52 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Whatever the record holds: nothing is taken that could not be had in two steps, and what is taken is the same.
+    #[test]
+    fn both_references_at_once_are_those_that_are_given_one_by_one() {
+        let writable = PageType::Writable.bits() | TypeFlags::VALIDATED.bits();
+        let full = TYPE_COUNT_MASK;
+        let types = [
+            0,
+            writable,
+            writable | 1,
+            writable | (full - 1),
+            writable | full,
+            writable | TypeFlags::LOCKED.bits() | 1,
+        ];
+        let others = [
+            PageType::L1.bits() | TypeFlags::VALIDATED.bits() | 1,
+            TypeFlags::PINNED.bits() | writable | 1,
+            1,
+            writable ^ 1 << 58,
+        ];
+        let allocated = CountFlags::ALLOCATED.bits();
+        let mut nr_given = 0;
+        for count in [0, 1, 2, (1 << 55) - 1, 1 << 55, COUNT_MASK - 2, COUNT_MASK - 1, COUNT_MASK] {
+            for flags in [0, allocated, allocated | CountFlags::BROKEN.bits(), CountFlags::XEN_HEAP.bits()] {
+                for (ty, asked) in types.iter().chain(&others).flat_map(|ty| [(*ty, 1), (*ty, 2)]) {
+                    let page = PageInfo::uninitialised();
+                    page.assign(DomId::new(1), CountFlags::empty());
+                    page.count_info.store(flags | count, Ordering::Relaxed);
+                    page.type_info.store(ty, Ordering::Relaxed);
+                    let is_given = page.get_writable_alone(DomId::new(asked));
+                    let after = (page.count_info.load(Ordering::Relaxed), page.type_info.load(Ordering::Relaxed));
+                    if is_given {
+                        let is_writable = ty == 0 || ty & !full == writable;
+                        assert!(asked == 1 && flags == allocated && count != 0 && count < COUNT_MASK - 1, "{count:#x}");
+                        assert!(is_writable && ty & full != full, "{ty:#x}");
+                        assert_eq!(after, (flags | (count + 1), if ty == 0 { writable | 1 } else { ty + 1 }));
+                        nr_given += 1;
+                    } else {
+                        assert_eq!(after, (flags | count, ty), "a refusal changes nothing");
+                    }
+                }
+            }
+        }
+        // Four types, and the counts 1, 2, 2^55 - 1 and 2^55.
+        assert_eq!(nr_given, 16);
     }
 
     #[test]

@@ -22,10 +22,21 @@ const SECTIONS: [(&str, &str); 7] = [
     ("evtchn_op", "event_channel_op (32)"),
 ];
 /// Modules of which the document has the names, somewhere.
-const NAMED: [&str; 6] = ["xen_version", "callback", "physdev_op", "vm_assist", "console_io", "kexec"];
+const NAMED: [&str; 8] =
+    ["xen_version", "callback", "physdev_op", "vm_assist", "console_io", "kexec", "sysctl", "page_offline"];
 /// Constants in these modules that are no operations, by the beginning of their names.
-const NO_OPERATIONS: [&str; 9] =
-    ["SLOTS", "CMD_MASK", "SSHOTTMR_", "FLAG_", "TYPE_DEFAULT", "TYPE_CRASH", "TYPE_LIVE_", "RANGE_", "SEGMENT_"];
+const NO_OPERATIONS: [&str; 10] = [
+    "SLOTS",
+    "CMD_MASK",
+    "SSHOTTMR_",
+    "FLAG_",
+    "TYPE_DEFAULT",
+    "TYPE_CRASH",
+    "TYPE_LIVE_",
+    "RANGE_",
+    "SEGMENT_",
+    "STATUS_",
+];
 
 /// Names and values of a module's constants.
 fn constants(module: &str) -> Vec<(&'static str, u64)> {

@@ -3,6 +3,9 @@
 
 use super::super::stream::{Body, ByteSource, Dest, RecordError, Sink, WriteError, Writer};
 use super::LU_REFUSED;
+use super::text::is_printable;
+use alloc::string::String;
+use core::fmt::Write;
 
 /// Bytes of a reason.
 pub const REASON_LEN_MAX: usize = 512;
@@ -52,7 +55,30 @@ impl<'a, S: ByteSource + ?Sized> LuRefused<'a, S> {
             _ => Ok(Self { cause, nr_vcpus, why: body }),
         }
     }
+
+    /// The reason as it may go to the console: printable ASCII as it is, every other byte as `\xNN`, 512 bytes at most. A stream that was damaged or made to
+    /// deceive has no say over the operator's terminal. A text that was made so stays as it is from update to update.
+    pub fn reason(&self) -> Result<String, RecordError> {
+        let (mut rest, mut piece) = (self.why, [0; 64]);
+        let mut shown = String::new();
+        while rest.remaining() != 0 {
+            let piece = &mut piece[..rest.remaining().min(64) as usize];
+            rest.read_into(piece)?;
+            for &byte in &*piece {
+                let len = if is_printable(byte) { 1 } else { ESCAPE_LEN };
+                if shown.len() + len > REASON_LEN_MAX {
+                    return Ok(shown);
+                }
+                // Writing to a string does not fail.
+                let _ = if is_printable(byte) { shown.write_char(byte.into()) } else { write!(shown, "\\x{byte:02x}") };
+            }
+        }
+        Ok(shown)
+    }
 }
+
+/// Bytes of `\xNN`.
+const ESCAPE_LEN: usize = 4;
 
 /// Writes LU_REFUSED; a reason that is too long is cut.
 pub fn write_refused<D: Dest>(
@@ -94,6 +120,35 @@ mod tests {
         let body = &bytes[8..18];
         let read = LuRefused::decode(Body::whole(body)).unwrap();
         assert_eq!((read.cause, read.nr_vcpus, read.why.to_vec().unwrap()), (RefusedCause::Lost, 3, b"so".to_vec()));
+    }
+
+    fn shown(why: &[u8]) -> String {
+        let body = [&[2, 0, 0, 0, 3, 0, 0, 0], why].concat();
+        LuRefused::decode(Body::whole(&*body)).unwrap().reason().unwrap()
+    }
+
+    #[test]
+    fn nothing_but_printable_ascii_reaches_the_console() {
+        assert_eq!(shown(br"its memory cannot be: ~ \ 'so'"), r"its memory cannot be: ~ \ 'so'");
+        assert_eq!(shown(b"\x1b[2J\x07\r\n\0\x7f\x9b\xff"), r"\x1b[2J\x07\x0d\x0a\x00\x7f\x9b\xff");
+        // The override of the writing direction, and a line separator.
+        assert_eq!(shown("\u{202e}\u{2028}é".as_bytes()), r"\xe2\x80\xae\xe2\x80\xa8\xc3\xa9");
+        for byte in 0..=255u8 {
+            let text = shown(&[b'a', byte, b'z']);
+            assert!(text.bytes().all(is_printable), "{byte:#x}");
+            assert_eq!(shown(text.as_bytes()), text, "a text that was shown is shown as it is");
+        }
+    }
+
+    #[test]
+    fn what_is_shown_is_no_longer_than_a_reason_may_be() {
+        assert_eq!(shown(&[b'x'; REASON_LEN_MAX]).len(), REASON_LEN_MAX);
+        let escaped = shown(&[0x1b; REASON_LEN_MAX]);
+        assert_eq!(escaped, r"\x1b".repeat(REASON_LEN_MAX / ESCAPE_LEN));
+        // No escape is cut in two.
+        let escaped = shown(&[b"xx", &[7; REASON_LEN_MAX - 2][..]].concat());
+        assert_eq!(escaped.len(), 2 + (REASON_LEN_MAX - 2) / ESCAPE_LEN * ESCAPE_LEN);
+        assert_eq!(shown(&[]), "");
     }
 
     #[test]

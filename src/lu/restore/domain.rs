@@ -166,7 +166,7 @@ impl SavedDomain {
         match record {
             AnyRecord::DomainEnd => self.extract.span.end = at + REC_HEADER_LEN,
             AnyRecord::Refused(refused) => {
-                let why = text(&refused.why.to_vec()?);
+                let why = refused.reason()?;
                 if refused.cause == RefusedCause::Lost {
                     self.extract.nr_vcpus = refused.nr_vcpus;
                     self.lose(&why);

@@ -49,6 +49,8 @@ fn cuts_of(host: &Host) -> Vec<MfnRange> {
     // Frame 0 is nobody's memory, whatever the firmware says.
     cuts.extend(host.memmap.ram().filter_map(|ram| MfnRange::between(ram.start().max(1), ram.end())));
     cuts.extend(host.withheld.lock().iter());
+    // Those that somebody has cut nothing that is claimed; but by then they may be nobody's.
+    cuts.extend(host.bad_frames.lock().iter());
     cuts.extend(log::place());
     let domains: Vec<_> = host.domains.lock().values().cloned().collect();
     for domain in &domains {
@@ -72,7 +74,7 @@ pub(super) fn settle_all(host: &Host) {
 fn stream_frames_of(host: &Host, version: StreamVersion) -> u64 {
     let domains: Vec<_> = host.domains.lock().values().cloned().collect();
     // Of the host, and its history.
-    let mut frames = 16 + 8;
+    let mut frames = 16 + 8 + (host.bad_frames.lock().len() + host.withheld.lock().len()) as u64 / 200;
     for domain in &domains {
         let (extents, lingering) = {
             let memory = domain.memory.lock();

@@ -5,7 +5,7 @@
 //! no frame is marked, that costs a comparison.
 
 use super::Heap;
-use crate::frame::{DomId, Mfn, MfnRange, Order};
+use crate::frame::{CHUNK_FRAMES, DomId, Mfn, MfnRange, Order};
 use crate::mm::frametable::{Class, Fill, FrameState, FrameTable, Part, Vacancy};
 use crate::mm::page_info::{CountFlags, PageInfo};
 use core::sync::atomic::Ordering;
@@ -41,14 +41,15 @@ impl Heap {
                 Ok(()) => Retired::Gone,
                 Err(_) => Retired::NoMemory,
             },
-            FrameState::Free => match self.find_below(table, Order::PAGE, mfn.get() + 1) {
-                Some((within, target)) if target == mfn => {
-                    let (mfn, _) = self.take(table, within, target, Order::PAGE).into_parts();
-                    self.make_hole(table, mfn, Class::Private);
-                    Retired::Gone
-                }
-                _ => Retired::NoMemory,
-            },
+            FrameState::Free => {
+                let chunk = mfn.chunk() as usize;
+                // The block that it is in, unless its chunk is split: then its page is taken alone.
+                let around = if table.record(mfn).is_some() { None } else { table.free_block_around(chunk) };
+                let within = around.map(|(first, order)| (Mfn::new(first as u64 * CHUNK_FRAMES), order));
+                let (mfn, _) = self.take(table, within, mfn, Order::PAGE).into_parts();
+                self.make_hole(table, mfn, Class::Private);
+                Retired::Gone
+            }
             FrameState::Owned { owner: DomId::IO } => Retired::Gone,
             FrameState::Owned { owner } => {
                 let chunk = mfn.chunk() as usize;
@@ -62,6 +63,33 @@ impl Heap {
             }
             found => Retired::Stays { found },
         }
+    }
+
+    /// Takes back that a frame is faulty: what was taken out of use is free again, what somebody has loses its mark. Frames of which [`Heap::retire`]
+    /// has changed nothing stay what they are. False if there was no memory for the records of a chunk; nothing has changed then.
+    ///
+    /// [`DomId::IO`] owns withheld frames, too: those are for the caller to keep away.
+    pub fn reinstate(&mut self, table: &FrameTable, mfn: Mfn) -> bool {
+        let FrameState::Owned { owner } = table.state_of(mfn) else { return true };
+        if mfn == Mfn::ZERO {
+            return true;
+        }
+        if owner == DomId::IO && table.record(mfn).is_none() {
+            // All of the chunk is out of use.
+            let chunk = mfn.chunk() as usize;
+            if !self.reserve_splits(table, 1) || table.split(&mut self.pool, chunk, Fill::Owned(owner)).is_none() {
+                return false;
+            }
+        }
+        let Some(page) = table.record(mfn) else { return true };
+        if owner == DomId::IO {
+            self.free_page(table, mfn, page, Class::Hole);
+            return true;
+        }
+        let bit = CountFlags::BROKEN.bits();
+        let before = page.count_info.fetch_and(!bit, Ordering::AcqRel);
+        self.nr_broken -= u64::from(before & bit != 0);
+        true
     }
 
     /// Frames that are marked and still in use.
@@ -107,7 +135,6 @@ impl Heap {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::CHUNK_FRAMES;
     use crate::mm::frametable::tests::{d, machine, map, range};
     use crate::mm::frametable::{Frames, GetPageError};
     use crate::mm::page_info::PageLookup;
@@ -182,6 +209,54 @@ mod tests {
         ] {
             assert_eq!(frames.retire(mfn), Retired::Stays { found });
         }
+        frames.free(block);
+        frames.validate().unwrap();
+    }
+
+    #[test]
+    fn what_was_retired_can_be_put_back() {
+        let frames = plugged(4);
+        frames.claim(range(512, 1024), d(1)).unwrap();
+        frames.claim(range(1024, 1536), DomId::IO).unwrap();
+        frames.plug_in(map);
+        let before = frames.ledger();
+        for mfn in [3, 600, 601] {
+            frames.retire(Mfn::new(mfn));
+        }
+        assert_eq!(frames.lock().nr_broken(), 2);
+        for mfn in [3, 601, 1030] {
+            assert!(frames.reinstate(Mfn::new(mfn)));
+            assert!(mfn == 1030 || frames.reinstate(Mfn::new(mfn)), "again, which changes nothing");
+        }
+        assert_eq!(frames.lock().nr_broken(), 1);
+        assert_eq!(frames.owner_of(Mfn::new(601)), Some(d(1)));
+        for mfn in [3, 1030] {
+            assert_eq!(frames.state_of(Mfn::new(mfn)), FrameState::Free);
+        }
+        frames.validate().unwrap();
+        assert_eq!(frames.relinquish(range(512, 1024), d(1)).unwrap(), 511);
+        assert_eq!(frames.owner_of(Mfn::new(600)), Some(DomId::IO));
+        assert!(frames.reinstate(Mfn::new(600)));
+        let after = frames.ledger();
+        assert_eq!(before.holes - after.holes, 1, "1030, which was one before");
+        frames.validate().unwrap();
+        assert!((0..).map_while(|_| frames.alloc(Order::PAGE)).any(|block| block.mfn() == Mfn::new(600)));
+    }
+
+    #[test]
+    fn what_was_not_retired_stays_as_it_is() {
+        let frames = plugged(4);
+        frames.lock().init_region(range(512, 1024)).unwrap();
+        frames.claim(range(1024, 1536), d(1)).unwrap();
+        frames.plug_in(map);
+        let block = frames.alloc(Order::PAGE).unwrap();
+        let before = frames.ledger();
+        for mfn in [0, 5, 600, 1030, block.mfn().get(), 4 * 512] {
+            let state = frames.state_of(Mfn::new(mfn));
+            assert!(frames.reinstate(Mfn::new(mfn)));
+            assert_eq!(frames.state_of(Mfn::new(mfn)), state);
+        }
+        assert_eq!(frames.ledger(), before);
         frames.free(block);
         frames.validate().unwrap();
     }

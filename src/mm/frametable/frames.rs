@@ -60,6 +60,11 @@ impl Frames {
         self.lock().retire(mfn)
     }
 
+    /// See [`Heap::reinstate`].
+    pub fn reinstate(&self, mfn: Mfn) -> bool {
+        self.lock().reinstate(mfn)
+    }
+
     /// See [`FrameTable::withhold`].
     pub fn withhold(&self, range: MfnRange, owner: Option<DomId>) -> Result<(), ClaimError> {
         self.lock().withhold(range, owner)
@@ -207,6 +212,11 @@ impl LockedFrames<'_> {
     /// See [`Heap::retire`].
     pub fn retire(&mut self, mfn: Mfn) -> Retired {
         self.heap.retire(self.table, mfn)
+    }
+
+    /// See [`Heap::reinstate`].
+    pub fn reinstate(&mut self, mfn: Mfn) -> bool {
+        self.heap.reinstate(self.table, mfn)
     }
 
     /// See [`Heap::nr_broken`].

@@ -48,6 +48,12 @@ pub const FREELY_CHANGED: u64 = NX | AVAIL_HIGH | AVAIL | GLOBAL | DIRTY | ACCES
 
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
+/// The machine address that an entry names.
+#[inline(always)]
+pub const fn address_of(entry: u64) -> u64 {
+    entry & ADDRESS
+}
+
 /// The frame that an entry names; any 64 bits name one.
 #[inline(always)]
 pub const fn frame_of(entry: u64) -> Mfn {

@@ -5,7 +5,7 @@
 
 use super::Root;
 use super::{Access, DomainView, Effects, PageTypes, TypeError};
-use crate::frame::{DomId, Mfn};
+use crate::frame::{CHUNK_FRAMES, DomId, Mfn};
 use crate::mm::page_info::{CountFlags, NoPage, PageInfo, PageLookup, PageType, TypeFlags};
 use crate::mm::physmem::PhysMem;
 use crate::mm::physmem::sparse::SparseMem;
@@ -53,7 +53,7 @@ pub const TEMPLATE: [u64; 16] = {
 
 /// Frames with records, and which were freed.
 pub struct Frames {
-    /// The records.
+    /// The records, of a whole chunk: those of frames in the region and of what is no RAM are never written.
     pub infos: Vec<PageInfo>,
     /// Frames that have gone back to the heap.
     pub freed: RefCell<Vec<u64>>,
@@ -61,7 +61,7 @@ pub struct Frames {
 
 impl Frames {
     fn at_start() -> Self {
-        let infos: Vec<PageInfo> = (0..REGION).map(|_| PageInfo::uninitialised()).collect();
+        let infos: Vec<PageInfo> = (0..CHUNK_FRAMES).map(|_| PageInfo::uninitialised()).collect();
         for info in &infos[..NR_OWN as usize] {
             info.assign(D1, CountFlags::empty());
         }
@@ -89,6 +89,11 @@ impl PageLookup for Frames {
             n if n < NO_RAM => Err(NoPage::NotOwned),
             _ => Err(NoPage::NotRam),
         }
+    }
+
+    /// All frames lie in one chunk, as those of a split one do.
+    fn records(&self, chunk: u64) -> Option<&[PageInfo; CHUNK_FRAMES as usize]> {
+        if chunk == 0 { self.infos.as_slice().try_into().ok() } else { None }
     }
 
     fn free_page(&self, mfn: Mfn) {

@@ -1,18 +1,62 @@
 //! Checking what is in a table, and taking and dropping what its entries stand for.
 
 use super::entry::{
-    self, CACHE_ATTRIBUTES, ENTRIES, PRESENT, RW, TABLE_DISALLOW, adjust, adjust_leaf, frame_of, needs_adjusting,
+    self, CACHE_ATTRIBUTES, ENTRIES, GLOBAL, PRESENT, RW, TABLE_DISALLOW, USER, address_of, adjust, adjust_leaf,
+    frame_of, needs_adjusting,
 };
 use super::refs::NotWritable;
 use super::{Access, Effects, PageTypes, Table, TypeError, check_descriptor};
-use crate::frame::{CHUNK_FRAMES, DomId, Maddr, Mfn};
+use crate::frame::{CHUNK_SIZE, DomId, Maddr, Mfn, PAGE_SHIFT};
 use crate::mm::page_info::{NoPage, PageInfo, PageLookup, PageType, RefError};
 use crate::mm::physmem::PhysMem;
 
-/// The chunk that the last leaf of a loop led to, and its records, if it has any.
+/// The chunk that the last leaf of a loop led to, by the machine address that it begins at, and its records, if it has any.
 struct Known<'p> {
-    chunk: u64,
-    records: Option<&'p [PageInfo; CHUNK_FRAMES as usize]>,
+    start: u64,
+    records: &'p [PageInfo],
+}
+
+impl<'p> Known<'p> {
+    const NOTHING: Self = Self { start: 0, records: &[] };
+
+    /// The record of the frame that a leaf names, if its chunk is the known one.
+    #[inline(always)]
+    fn record(&self, leaf: u64) -> Option<&'p PageInfo> {
+        // A multiple of the page size; outside of the chunk it is larger than the chunk is.
+        let offset = address_of(leaf).wrapping_sub(self.start);
+        self.records.get((offset >> PAGE_SHIFT) as usize)
+    }
+}
+
+/// A leaf of which nothing has to be looked at but its frame: its cache attributes are the ordinary ones, and it is as it goes into memory.
+const fn is_plain(leaf: u64) -> bool {
+    leaf & (PRESENT | USER | CACHE_ATTRIBUTES | GLOBAL) == PRESENT | USER
+}
+
+/// Takes the references of the leaves among `entries`, up to the first one of which more has to be looked at than numbers in its frame's record. How
+/// many entries it went over, and how many of them were leaves.
+///
+/// The hot loop of a live update's pause: about forty instructions a leaf, as long as all of it stays in registers.
+#[inline(never)]
+fn take_plain(entries: &[[u8; 8]], known: &Known<'_>, owner: DomId) -> (usize, u64) {
+    let known = Known { ..*known };
+    let (mut left, mut leaves) = (entries, 0u64);
+    while let [entry, rest @ ..] = left {
+        let leaf = u64::from_le_bytes(*entry);
+        if leaf & PRESENT != 0 {
+            let page = if is_plain(leaf) { known.record(leaf) } else { None };
+            let is_taken = page.is_some_and(|page| match leaf & RW {
+                0 => page.get_page_alone(owner),
+                _ => page.get_writable_alone(owner),
+            });
+            if !is_taken {
+                break;
+            }
+            leaves = leaves.wrapping_add(1);
+        }
+        left = rest;
+    }
+    (entries.len() - left.len(), leaves)
 }
 
 /// Entries read at a time: enough to make the call cheap, few enough for five levels of them on the stack.
@@ -32,6 +76,37 @@ impl<'a, L: PageLookup, M: PhysMem> PageTypes<'a, L, M> {
     /// Drops what the entries of a table stand for.
     pub(super) fn devalidate(&self, table: &Table<'_>) {
         self.put_entries(table, ENTRIES);
+    }
+
+    /// Calls `each` with the place and value of the present ones among the first `nr_entries` entries, in order, until one errs.
+    #[inline(always)]
+    fn for_present(
+        &self,
+        table: Mfn,
+        nr_entries: u64,
+        mut each: impl FnMut(u64, u64) -> Result<(), TypeError>,
+    ) -> Result<(), (u64, TypeError)> {
+        let mut bytes = [0u8; BATCH_BYTES];
+        let mut first = 0;
+        while first < nr_entries {
+            self.mem.read(table.maddr().offset(first * 8), &mut bytes);
+            let (values, _) = bytes.as_chunks::<8>();
+            let (eights, _) = values.as_chunks::<8>();
+            for (eight, start) in eights.iter().zip((first..nr_entries).step_by(8)) {
+                // Most of most tables is empty.
+                if eight.iter().fold(0, |all, value| all | u64::from_le_bytes(*value)) & PRESENT == 0 {
+                    continue;
+                }
+                for (slot, value) in (start..nr_entries).zip(eight) {
+                    let value = u64::from_le_bytes(*value);
+                    if value & PRESENT != 0 {
+                        each(slot, value).map_err(|error| (slot, error))?;
+                    }
+                }
+            }
+            first += BATCH;
+        }
+        Ok(())
     }
 
     /// Calls `each` with the place and value of the first `nr_entries` entries, in order, until one errs.
@@ -56,33 +131,17 @@ impl<'a, L: PageLookup, M: PhysMem> PageTypes<'a, L, M> {
     }
 
     fn validate_l1(&self, table: &Table<'_>) -> Result<(), TypeError> {
-        if self.replay.get().is_some() {
-            let mut known = Known { chunk: u64::MAX, records: None };
-            self.validate_leaves(table, |leaf| self.get_leaf_alone(leaf, &mut known))
-        } else {
-            self.validate_leaves(table, |leaf| self.get_leaf(leaf))
-        }
-    }
-
-    /// The hot loop of a live update's pause: nothing per entry but the references themselves.
-    #[inline(always)]
-    fn validate_leaves(
-        &self,
-        table: &Table<'_>,
-        mut get_leaf: impl FnMut(u64) -> Result<(), TypeError>,
-    ) -> Result<(), TypeError> {
         table.page.reset_linear();
         let mut leaves = 0u64;
-        let result = self.for_entries(table.mfn, ENTRIES, |slot, value| {
-            if value & PRESENT != 0 {
-                get_leaf(value)?;
+        let result = match self.replay.get() {
+            Some(_) => self.replay_leaves(table, &mut leaves),
+            None => self.for_present(table.mfn, ENTRIES, |slot, leaf| {
                 leaves = leaves.wrapping_add(1);
-                if needs_adjusting(value) {
-                    self.mem.write_u64(slot_maddr(table.mfn, slot), adjust_leaf(value));
-                }
-            }
-            Ok(())
-        });
+                self.get_leaf(leaf)?;
+                self.adjust_in_place(table, slot, leaf);
+                Ok(())
+            }),
+        };
         self.count_table(leaves);
         result.map_err(|(done, error)| {
             self.put_entries(table, done);
@@ -90,10 +149,41 @@ impl<'a, L: PageLookup, M: PhysMem> PageTypes<'a, L, M> {
         })
     }
 
+    /// Takes the references of all leaves of a table after an update; the place of the one that could not be taken.
+    fn replay_leaves(&self, table: &Table<'_>, leaves: &mut u64) -> Result<(), (u64, TypeError)> {
+        // Frames that follow each other are mapped one after the other: most leaves find their chunk looked up.
+        let mut known = Known::NOTHING;
+        let mut bytes = [0u8; BATCH_BYTES];
+        for first in (0..ENTRIES).step_by(BATCH as usize) {
+            self.mem.read(table.mfn.maddr().offset(first * 8), &mut bytes);
+            let mut left = bytes.as_chunks::<8>().0;
+            while !left.is_empty() {
+                let (passed, taken) = take_plain(left, &known, self.domain.id);
+                *leaves = leaves.wrapping_add(taken);
+                let Some((leaf, rest)) = left.get(passed..).and_then(<[_]>::split_first) else { break };
+                let slot = first + BATCH - rest.len() as u64 - 1;
+                let leaf = u64::from_le_bytes(*leaf);
+                *leaves = leaves.wrapping_add(1);
+                self.get_leaf_alone(leaf, &mut known).map_err(|error| (slot, error))?;
+                self.adjust_in_place(table, slot, leaf);
+                left = rest;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a leaf as it goes into memory, if it is not so already.
+    #[inline(always)]
+    fn adjust_in_place(&self, table: &Table<'_>, slot: u64, leaf: u64) {
+        if needs_adjusting(leaf) {
+            self.mem.write_u64(slot_maddr(table.mfn, slot), adjust_leaf(leaf));
+        }
+    }
+
     fn validate_upper(&self, table: &Table<'_>) -> Result<(), TypeError> {
         table.page.reset_linear();
-        let result = self.for_entries(table.mfn, ENTRIES, |slot, value| {
-            if value & PRESENT == 0 || (table.level == 4 && entry::is_hypervisor_slot(slot)) {
+        let result = self.for_present(table.mfn, ENTRIES, |slot, value| {
+            if table.level == 4 && entry::is_hypervisor_slot(slot) {
                 return Ok(());
             }
             self.get_table_entry(table, value)?;
@@ -135,8 +225,8 @@ impl<'a, L: PageLookup, M: PhysMem> PageTypes<'a, L, M> {
     /// Drops what the first `nr_entries` entries of a table stand for.
     fn put_entries(&self, table: &Table<'_>, nr_entries: u64) {
         let is_l4 = table.level == 4;
-        let _ = self.for_entries(table.mfn, nr_entries, |slot, value| {
-            if value & PRESENT != 0 && !(is_l4 && entry::is_hypervisor_slot(slot)) {
+        let _ = self.for_present(table.mfn, nr_entries, |slot, value| {
+            if !(is_l4 && entry::is_hypervisor_slot(slot)) {
                 self.put_entry(table, value);
             }
             Ok(())
@@ -166,23 +256,19 @@ impl<'a, L: PageLookup, M: PhysMem> PageTypes<'a, L, M> {
     }
 
     /// As [`Self::get_leaf`], for the replay after an update.
-    #[inline(always)]
     fn get_leaf_alone(&self, leaf: u64, known: &mut Known<'a>) -> Result<(), TypeError> {
         let mfn = frame_of(leaf);
-        if known.chunk != mfn.chunk() {
-            *known = Known { chunk: mfn.chunk(), records: self.pages.records(mfn.chunk()) };
-        }
-        // Frames that follow each other are mapped one after the other: most leaves find their chunk looked up. The owner is compared below.
-        let page = match known.records {
-            Some(records) => &records[mfn.index_in_chunk()],
-            None => match self.pages.page(mfn) {
-                Ok(page) => {
-                    // The frame has just been given a record of its own, and so have its neighbours.
-                    known.chunk = u64::MAX;
-                    page
+        // The owner is compared below.
+        let page = match known.record(leaf) {
+            Some(page) => page,
+            None => {
+                // This may give the frame a record of its own, and so its neighbours.
+                let Ok(page) = self.pages.page(mfn) else { return self.get_foreign_leaf(leaf) };
+                if let Some(records) = self.pages.records(mfn.chunk()) {
+                    *known = Known { start: mfn.chunk() * CHUNK_SIZE, records };
                 }
-                Err(_) => return self.get_foreign_leaf(leaf),
-            },
+                page
+            }
         };
         if leaf & CACHE_ATTRIBUTES != 0 || !page.get_page_alone(self.domain.id) {
             return self.get_foreign_leaf(leaf);

@@ -482,3 +482,47 @@ pub mod interface_version {
     /// `domctl`.
     pub const DOMCTL: u32 = 0x15;
 }
+
+/// Numbers of `sysctl` (public/sysctl.h).
+pub mod sysctl {
+    /// `page_offline_op`.
+    pub const PAGE_OFFLINE_OP: u32 = 14;
+}
+
+/// Commands of `sysctl` page_offline_op, and the words that it answers with: what became of a frame in bits 15:0, whose it is in bits 31:16.
+pub mod page_offline {
+    /// Command: `page_offline`, take out of use.
+    pub const PAGE_OFFLINE: u32 = 1;
+    /// Command: `page_online`, put back.
+    pub const PAGE_ONLINE: u32 = 2;
+    /// Command: `query_page_offline`, say how it is.
+    pub const QUERY_PAGE_OFFLINE: u32 = 3;
+
+    /// Not looked at.
+    pub const STATUS_INVALID: u32 = 1 << 0;
+    /// To offline: out of use. To online: back in use.
+    pub const STATUS_DONE: u32 = 1 << 1;
+    /// To offline: somebody has it, and it is out of use when he gives it up.
+    pub const STATUS_PENDING: u32 = 1 << 2;
+    /// To offline and online: it stays as it is.
+    pub const STATUS_FAILED: u32 = 1 << 3;
+    /// With `STATUS_FAILED`: at another time it may be different.
+    pub const STATUS_AGAIN: u32 = 1 << 4;
+    /// It is the hypervisor's.
+    pub const STATUS_XENPAGE: u32 = 1 << 8;
+    /// It is not ordinary memory.
+    pub const STATUS_NOT_CONV_RAM: u32 = 1 << 11;
+    /// It is the domain's in bits 31:16.
+    pub const STATUS_OWNED: u32 = 1 << 12;
+    /// It is known to be faulty for good.
+    pub const STATUS_BROKEN: u32 = 1 << 13;
+    /// Where the owner's number begins.
+    pub const STATUS_OWNER_SHIFT: u32 = 16;
+
+    /// To a query: out of use.
+    pub const QUERY_STATUS_OFFLINED: u32 = 1 << 1;
+    /// To a query: to be taken out of use when it is given up.
+    pub const QUERY_STATUS_PENDING: u32 = 1 << 3;
+    /// To a query: known to be faulty for good.
+    pub const QUERY_STATUS_BROKEN: u32 = 1 << 4;
+}

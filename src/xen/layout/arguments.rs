@@ -42,6 +42,31 @@ pub mod mmuext_op {
     const _: () = super::fields_follow_each_other(&[(CMD, 4), (ARG1, 8), (ARG2, 8)], SIZE);
 }
 
+/// Argument of `sysctl` page_offline_op (public/sysctl.h).
+pub mod sysctl_page_offline {
+    /// u32: the sysctl's number, see [`crate::xen::hypercall::sysctl`].
+    pub const SYSCTL: usize = 0;
+    /// u32: the interface version.
+    pub const INTERFACE_VERSION: usize = 4;
+    /// u32: what is to be done, see [`crate::xen::hypercall::page_offline`].
+    pub const CMD: usize = 8;
+    /// u32: first frame.
+    pub const START: usize = 12;
+    /// u32: last frame.
+    pub const END: usize = 16;
+    /// u64: pointer to a u32 for each frame.
+    pub const STATUS: usize = 24;
+    /// Room that other sysctls need.
+    pub const PAD: usize = 32;
+    /// Bytes in the structure.
+    pub const SIZE: usize = 136;
+
+    const _: () = super::fields_follow_each_other(
+        &[(SYSCTL, 4), (INTERFACE_VERSION, 4), (CMD, 4), (START, 4), (END, 4), (STATUS, 8), (PAD, 104)],
+        SIZE,
+    );
+}
+
 /// Argument of increase, decrease and populate (public/memory.h).
 pub mod memory_reservation {
     /// u64: pointer to the list of frames.

@@ -4,6 +4,7 @@ use super::Scenario;
 use crate::damage::Damage;
 use crate::image::Module;
 use crate::job::{self, Guest};
+use crate::report::Verdict;
 use crate::{paths, sign};
 use std::path::PathBuf;
 
@@ -55,6 +56,43 @@ pub fn all() -> Vec<Scenario> {
             .guests([updater().line("updates=1"), Guest::new("pulse", "16M")])
             .says(r"\(d1\) updater: kexec_op is refused with -EPERM")
             .never("lu: (kexec_op|staged|refused|report)"),
+        kexec(
+            "report-updates",
+            "a privileged domain reports faulty frames: nobody gets one, over updates, until it takes that back",
+            "expect=-b updates=3 every-ms=100 alternate reports",
+        )
+        .options("finish=1500")
+        .modules([Module::image(paths::out("luxen"), "luxen")])
+        .guests([Guest::new("pulse", "16M"), Guest::new("memory", "32M")])
+        .says("memory: d1 reports faulty frames .*: 0 out of use, 1 still in use")
+        .says(r"\(d1\) updater: frame 0x[0-9a-f]+ is back in use, 0x[0-9a-f]+ out of use")
+        .says(r"\(d1\) updater: runs under luxen .*-b after update 3")
+        .updates(3),
+        kexec(
+            "report-forgotten",
+            "a domain that forgets to report a frame gets it again, and says so",
+            "reports forgets",
+        )
+        .options("finish=300")
+        .guests([Guest::new("pulse", "16M")])
+        .loses(1)
+        .verdict(Verdict::Failure)
+        .says("updater: verdict FAILURE: query of a frame in use, frame 0x[0-9a-f]+: the word is 0x0, not 0x8"),
+        kexec(
+            "report-sweep",
+            "frames of all memory, whosever, are reported and taken back under busy guests, and an update carries all",
+            "expect=-b sweeps",
+        )
+        .options("finish=3000")
+        .guests([Guest::new("pulse", "16M"), Guest::new("memory", "32M"), Guest::new("tables", "16M")])
+        .says(r"\(d1\) updater: swept [0-9]{4,} free frames and [0-9]{3,} in use, [0-9]+ calls ended early")
+        .updates(1),
+        Scenario::new("report-unprivileged", "a domain without privilege reports nothing")
+            .options("liveupdate=32M finish=300")
+            .modules([next()])
+            .guests([updater().line("updates=1"), Guest::new("pulse", "16M")])
+            .says(r"\(d1\) updater: page_offline_op is refused with -EPERM")
+            .never("memory: d1 reports"),
         Scenario::new("kexec-nothing-to-do", "exec with nothing loaded and no image among the modules is refused")
             .options("liveupdate=32M finish=300")
             .modules([next()])

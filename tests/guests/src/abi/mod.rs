@@ -1,7 +1,7 @@
 //! Numbers and layouts of Xen's 64-bit PV interface, as a guest sees them.
 //!
 //! Sources: Xen's public headers (MIT): `xen.h`, `arch-x86/xen.h`, `arch-x86/xen-x86_64.h`, `event_channel.h`, `sched.h`,
-//! `vcpu.h`, `callback.h`, `memory.h`, `errno.h`, `io/console.h`, `kexec.h`. The sizes and offsets are asserted beside each layout.
+//! `vcpu.h`, `callback.h`, `memory.h`, `errno.h`, `io/console.h`, `kexec.h`, `sysctl.h`. The sizes and offsets are asserted beside each layout.
 
 use core::fmt;
 use core::mem::{offset_of, size_of};
@@ -46,6 +46,7 @@ impl Errno {
     pub const ENOENT: Errno = Errno(2);
     pub const ESRCH: Errno = Errno(3);
     pub const ENOMEM: Errno = Errno(12);
+    pub const E2BIG: Errno = Errno(7);
     pub const EACCES: Errno = Errno(13);
     pub const EFAULT: Errno = Errno(14);
     pub const ENXIO: Errno = Errno(6);
@@ -75,6 +76,7 @@ impl fmt::Display for Errno {
             2 => "ENOENT",
             3 => "ESRCH",
             6 => "ENXIO",
+            7 => "E2BIG",
             11 => "EAGAIN",
             12 => "ENOMEM",
             13 => "EACCES",
@@ -394,6 +396,39 @@ pub struct KexecSegment {
     pub dest_size: u64,
 }
 
+/// Argument of `sysctl` page_offline_op.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct PageOffline {
+    /// The sysctl's number.
+    pub sysctl: u32,
+    /// The interface's version.
+    pub version: u32,
+    /// PAGE_*.
+    pub cmd: u32,
+    /// First frame.
+    pub start: u32,
+    /// Last frame.
+    pub end: u32,
+    /// Nothing.
+    pub hole: u32,
+    /// Address of a word for each frame.
+    pub status: u64,
+    /// Room that other sysctls need.
+    pub pad: [u64; 13],
+}
+
+impl PageOffline {
+    /// With the numbers that it takes.
+    pub fn new(cmd: u32, (start, end): (u32, u32), status: u64) -> Self {
+        let (sysctl, version) = (op::SYSCTL_PAGE_OFFLINE, op::SYSCTL_VERSION);
+        PageOffline { sysctl, version, cmd, start, end, hole: 0, status, pad: [0; 13] }
+    }
+}
+
+const _: () = assert!(size_of::<PageOffline>() == 136);
+const _: () = assert!(offset_of!(PageOffline, start) == 12);
+const _: () = assert!(offset_of!(PageOffline, status) == 24);
 const _: () = assert!(size_of::<KexecRange>() == 24);
 const _: () = assert!(size_of::<KexecLoad>() == 24);
 const _: () = assert!(offset_of!(KexecLoad, segments) == 8);

@@ -186,6 +186,22 @@ pub mod op {
     pub const KEXEC_RANGE_LIVEUPDATE: i32 = 7;
     pub const EM_X86_64: u16 = 62;
 
+    pub const SYSCTL_VERSION: u32 = 0x15;
+    pub const SYSCTL_PAGE_OFFLINE: u32 = 14;
+    pub const PAGE_OFFLINE: u32 = 1;
+    pub const PAGE_ONLINE: u32 = 2;
+    pub const PAGE_QUERY: u32 = 3;
+    /// Not looked at.
+    pub const PG_INVALID: u32 = 1;
+    pub const PG_OFFLINED: u32 = 2;
+    pub const PG_PENDING: u32 = 4;
+    pub const PG_FAILED: u32 = 8;
+    pub const PG_XENPAGE: u32 = 0x100;
+    pub const PG_NOT_CONV_RAM: u32 = 0x800;
+    pub const PG_OWNED: u32 = 0x1000;
+    /// To a query: reported, and still in use.
+    pub const PG_STATUS_PENDING: u32 = 8;
+
     pub const DOMID_SELF: u16 = 0x7ff0;
     pub const DOMID_XEN: u16 = 0x7ff2;
     /// A domain number that no domain can have: above the last, and not one of the reserved ones.

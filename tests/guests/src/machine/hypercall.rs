@@ -84,6 +84,16 @@ pub fn kexec_op_nowhere(operation: u64) -> Outcome {
     checked(nr::KEXEC_OP, [operation, 0x0000_7abc_def0_1000, 0, 0, 0])
 }
 
+/// A control operation on its argument structure, which may be written.
+pub fn sysctl<T>(argument: &mut T) -> Outcome {
+    checked(nr::SYSCTL, [address_mut(argument), 0, 0, 0, 0])
+}
+
+/// A control operation whose argument is where nothing is.
+pub fn sysctl_nowhere() -> Outcome {
+    checked(nr::SYSCTL, [0x0000_7abc_def0_1000, 0, 0, 0, 0])
+}
+
 /// Writes to the hypervisor's console.
 pub fn console_write(bytes: &[u8]) -> Outcome {
     checked(nr::CONSOLE_IO, [op::CONSOLEIO_WRITE, bytes.len() as u64, address(bytes), 0, 0])

@@ -7,6 +7,9 @@
 //! - the next update as far as `updates=` says: with another build among the hypervisor's modules every second one goes
 //!   back to it (`alternate`), else the same build is loaded again.
 //!
+//! With `reports` it reports faulty frames before the updates and looks what became of them behind each ([`report`]), `forgets` one of them on purpose; with
+//! `sweeps` it reports frames of all memory and takes that back.
+//!
 //! Without privilege each of the operations is refused with -EPERM, and that is all there is to see.
 //!
 //! Options: `updates=<n>` (1), `first-ms=<n>` (100: when the first one is asked for), `every-ms=<n>` (100: from one to the
@@ -22,6 +25,10 @@ use luxen_guests::machine::hypercall::{self, Outcome};
 use luxen_guests::machine::traps::{CallbackInterface, not_mine};
 use luxen_guests::machine::{events, memory, time};
 use luxen_guests::{kernel, say};
+
+mod report;
+
+use report::Report;
 
 kernel!(
     name: "updater",
@@ -77,6 +84,11 @@ fn update_all(guest: &mut Guest) {
         say!("exec of nothing is refused with {}", Errno::ENOENT);
     }
 
+    let mut reported = guest.options().has("reports").then(|| Report::before_updates(guest.options().has("forgets")));
+    if guest.options().has("sweeps") {
+        report::sweep();
+    }
+
     let mut next = time::now().saturating_add(first);
     for number in 1..=updates {
         if wait_until(guest, next) {
@@ -110,6 +122,9 @@ fn update_all(guest: &mut Guest) {
             assert!(now.text().ends_with(wanted), "under {now}, not one that ends with {wanted}");
         }
         check_ranges();
+        if let Some(reported) = &mut reported {
+            reported.after_update();
+        }
         say!("runs under {now} after update {number}, at {}", Seconds(time::now()));
         next = asked.saturating_add(every);
     }
@@ -280,6 +295,7 @@ fn refuse_without_privilege() {
         refused(hypercall::kexec_op_nowhere(command), Errno::EPERM, "kexec_op without privilege on nothing");
     }
     say!("kexec_op is refused with {}", Errno::EPERM);
+    report::refuse_without_privilege();
 }
 
 /// Waits; true when it is time to finish.

@@ -2,7 +2,7 @@
 
 use core::arch::asm;
 
-use luxen_guests::abi::{Errno, MulticallEntry, hypercall as nr, op};
+use luxen_guests::abi::{Errno, MulticallEntry, PageOffline, hypercall as nr, op};
 use luxen_guests::machine::hypercall;
 
 use super::answer::{Answer, FINE, Judge};
@@ -79,6 +79,11 @@ const ATTEMPTS: &[Attempt] = &[
     attempt("tmem_op", UNKNOWN, |_| call(nr::TMEM_OP, [])),
     attempt("sysctl", DENIED, |_| control(nr::SYSCTL, CONTROL_VERSION)),
     attempt("sysctl of another version", Answer::No(Errno::EACCES), |_| control(nr::SYSCTL, 1)),
+    attempt("sysctl page_offline_op", DENIED, |_| {
+        let mut status = [0u32];
+        let frame = 0x1000;
+        hypercall::sysctl(&mut PageOffline::new(op::PAGE_OFFLINE, (frame, frame), status.as_mut_ptr() as u64)).into()
+    }),
     attempt("domctl", DENIED, |_| control(nr::DOMCTL, CONTROL_VERSION)),
     attempt("domctl of another version", Answer::No(Errno::EACCES), |_| control(nr::DOMCTL, 1)),
     attempt("platform_op", DENIED, |_| control(nr::PLATFORM_OP, PLATFORM_VERSION)),
