@@ -39,26 +39,31 @@ impl Handover {
         Self { mem, stream, list }
     }
 
-    /// One that a machine made: what luxen left for its next build under five busy guests, taken out of QEMU's memory. Its list is made anew here.
-    fn captured() -> Self {
-        let bytes = include_bytes!("../../../tests/golden/captured-v1-stream.bin");
+    /// One that a machine made: what luxen left for its next build under busy guests, taken out of QEMU's memory. Its list is made anew here.
+    fn captured(version: StreamVersion) -> Self {
+        let bytes: &[u8] = if version == StreamVersion::V1 {
+            include_bytes!("../../../tests/golden/captured-v1-stream.bin")
+        } else {
+            include_bytes!("../../../tests/golden/captured-v2-stream.bin")
+        };
         let mem = SparseMem::new();
         let pages: Vec<Mfn> = (0..bytes.chunks(PAGE_SIZE as usize).len() as u64).map(state::stream_frame).collect();
         for (page, part) in pages.iter().zip(bytes.chunks(PAGE_SIZE as usize)) {
             mem.write(page.maddr(), part);
         }
-        let finished = Finished { len_bytes: bytes.len() as u64, crc: checksum(&bytes[..]) };
+        let finished = Finished { len_bytes: bytes.len() as u64, crc: checksum(bytes) };
         // Version 1 has no place for them.
-        let page_crcs = vec![0; pages.len()];
-        let stream = Written { version: StreamVersion::V1, finished, pages, page_crcs, said: Vec::new() };
-        let list = list_frames(StreamVersion::V1, stream.pages.len() as u64);
+        let page_crcs = pages.iter().map(|page| checksum(&PagedSource::new(&mem, &[*page], PAGE_SIZE))).collect();
+        let stream = Written { version, finished, pages, page_crcs, said: Vec::new() };
+        let list = list_frames(version, stream.pages.len() as u64);
         mfn_list::write(&mem, &list, &stream.as_list_has_it()).unwrap();
         Self { mem, stream, list }
     }
 
-    /// One of each version with everything in it, and the captured one.
-    fn all() -> [Self; 3] {
-        [Self::new(StreamVersion::V1), Self::new(StreamVersion::V2), Self::captured()]
+    /// One of each version with everything in it, and one of each that was captured.
+    fn all() -> [Self; 4] {
+        let [v1, v2] = VERSIONS;
+        [Self::new(v1), Self::new(v2), Self::captured(v1), Self::captured(v2)]
     }
 
     fn bytes(&self) -> Vec<u8> {
