@@ -3,8 +3,7 @@
 use crate::frame::CHUNK_SIZE;
 use crate::kexec::image::{MachineFeatures, Needs};
 use crate::lu::records::StreamVersion;
-use crate::mm::frametable::{BOOT_SPLITS_MAX, ChunkEntry};
-use crate::mm::page_info::PageInfo;
+use crate::mm::frametable::{BOOT_SPLITS_MAX, BYTES_PER_PAGE, ChunkEntry};
 use crate::trust::PublicKey;
 
 /// The name of this build: what the banner shows and the stream carries.
@@ -47,7 +46,7 @@ const _: () = assert!(MAX_STREAM_FRAMES >= Needs::UNSAID_STREAM_FRAMES);
 
 /// What this build asks of the one that starts it, read there from the ELF note before anything is paused (I11).
 pub const NEEDS: Needs = Needs {
-    page_info_bytes: size_of::<PageInfo>() as u32,
+    page_info_bytes: BYTES_PER_PAGE,
     chunk_entry_bytes: size_of::<ChunkEntry>() as u32,
     stream_min: StreamVersion::OLDEST.get(),
     stream_max: StreamVersion::CURRENT.get(),

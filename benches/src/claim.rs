@@ -10,7 +10,7 @@ use luxen_figures::{Curve, Row, Spread, Target};
 use std::cell::RefCell;
 
 const OURS: &str = "luxen";
-const HELD: &str = "luxen, lock held";
+const EACH: &str = "luxen, lock taken for each";
 /// The flat table.
 pub const FLAT: &str = "flat records";
 /// The same, and the records cleared first, as a boot has to: ours are cleared in the time, where they are needed.
@@ -175,10 +175,10 @@ fn measure(
         assert_eq!(host.frames.ledger().claims, claimed, "all frames are claimed");
         vec![ns]
     };
-    let held = || {
+    let each = || {
         let mut memory = memory.borrow_mut();
         let host = memory.host(nr_frames);
-        let (ns, ()) = clock.time(|| host.claim_all_locked(&extents));
+        let (ns, ()) = clock.time(|| host.claim_each(&extents));
         assert_eq!(host.frames.ledger().claims, claimed, "all frames are claimed");
         vec![ns]
     };
@@ -210,7 +210,7 @@ fn measure(
         assert_eq!(found, claimed, "all frames are claimed");
         vec![total, total + clearing]
     };
-    let mut contenders = vec![Contender::new(OURS, ours), Contender::new(HELD, held), Contender::new(RADIX, walk)];
+    let mut contenders = vec![Contender::new(OURS, ours), Contender::new(EACH, each), Contender::new(RADIX, walk)];
     let is_long = nr_frames >= 4 * TIB || (nr_frames >= 64 * GIB && extents.len() > nr_frames as usize / 32);
     let rounds = bench.rounds(if is_long { 6 } else { 12 });
     if with_flat {

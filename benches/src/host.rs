@@ -7,10 +7,12 @@
 
 use crate::memory::Huge;
 use luxen::frame::{CHUNK_FRAMES, DomId, Mfn, MfnRange, PAGE_SIZE};
+use luxen::lu::claims::{Claims, NoRoom};
 use luxen::mm::frametable::{
     ChunkEntry, ClaimError, Frames, InitError, MAX_CHUNKS, NR_SLABS, Split, SplitSlab, boot_slab_splits,
 };
 use std::cell::RefCell;
+use std::convert::Infallible;
 use std::rc::Rc;
 
 /// A gibibyte, in frames.
@@ -26,6 +28,8 @@ pub const FREE_BELOW: [(u64, u64); 3] = [(1, 0x400), (0x800, 0x1000), (0x3000, F
 /// The most that a frametable describes.
 pub const MOST: u64 = MAX_CHUNKS as u64 * CHUNK_FRAMES;
 
+/// Extents in one record of a stream at the most.
+const MOST_IN_RECORD: usize = 0x1_0000;
 const IMAGE: MfnRange = MfnRange::new(Mfn::new(0x400), 0x400);
 const REGION: MfnRange = MfnRange::new(Mfn::new(0x1000), 0x2000);
 
@@ -113,23 +117,25 @@ pub struct Host<'m> {
 }
 
 impl Host<'_> {
-    /// Claims all extents as boot does it: each under the lock, page records out of the region when there are none left.
+    /// Claims all extents as a restore does it, record by record; page records come out of the region when there are none left.
     pub fn claim_all(&self, extents: &[Extent]) {
-        for extent in extents {
-            self.claim(extent.range(), extent.owner());
+        let mut claims = Claims::new(&self.frames, |needed| {
+            self.feed(needed);
+            Ok::<(), NoRoom>(())
+        });
+        for guest in extents.chunk_by(|a, b| a.owner() == b.owner()) {
+            for record in guest.chunks(MOST_IN_RECORD) {
+                let ranges = record.iter().map(|extent| Ok::<_, Infallible>(extent.range()));
+                let Ok(Ok(())) = claims.domain_all(ranges, guest[0].owner()) else { panic!("there is room") };
+            }
         }
+        assert!(claims.finish().is_empty(), "nobody else has the frames");
     }
 
-    /// The same, with the lock taken once.
-    pub fn claim_all_locked(&self, extents: &[Extent]) {
-        let mut locked = self.frames.lock();
+    /// The same without records, the lock taken for each extent.
+    pub fn claim_each(&self, extents: &[Extent]) {
         for extent in extents {
-            while let Err(error) = locked.claim(extent.range(), extent.owner()) {
-                let ClaimError::NoRecords { needed, .. } = error else { panic!("{error}") };
-                drop(locked);
-                self.feed(needed);
-                locked = self.frames.lock();
-            }
+            self.claim(extent.range(), extent.owner());
         }
     }
 

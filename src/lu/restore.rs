@@ -308,28 +308,24 @@ impl Incoming {
         let mut owner = DomId::INVALID;
         let names_frames = |kind| matches!(kind, DOMAIN_BEGIN | LU_GRANTS | LU_EXTENTS | LU_LINGERING);
         self.for_each_record(names_frames, |_, record| {
-            let mut claim = |range, owner| claims.domain(range, owner).map_err(RecordProblem::Other);
             match record {
                 AnyRecord::DomainBegin(begin) => {
                     owner = begin.domid;
                     if let Some(shared) = begin.shared_info {
-                        claim(MfnRange::new(shared, 1), owner)?;
+                        claims.domain(MfnRange::new(shared, 1), owner).map_err(RecordProblem::Other)?;
                     }
                 }
                 AnyRecord::Grants(grants) => {
-                    for mfn in grants.frames.iter() {
-                        claim(MfnRange::new(mfn?, 1), owner)?;
-                    }
+                    let ranges = grants.frames.iter().map(|mfn| mfn.map(|mfn| MfnRange::new(mfn, 1)));
+                    claims.domain_all(ranges, owner).map_err(RecordProblem::Other)??;
                 }
                 AnyRecord::Extents(extents) => {
-                    for extent in extents.iter() {
-                        claim(extent?.mfns(), owner)?;
-                    }
+                    let ranges = extents.iter().map(|extent| extent.map(|extent| extent.mfns()));
+                    claims.domain_all(ranges, owner).map_err(RecordProblem::Other)??;
                 }
                 AnyRecord::Lingering(frames) => {
-                    for mfn in frames.iter() {
-                        claim(MfnRange::new(mfn?, 1), owner)?;
-                    }
+                    let ranges = frames.iter().map(|mfn| mfn.map(|mfn| MfnRange::new(mfn, 1)));
+                    claims.domain_all(ranges, owner).map_err(RecordProblem::Other)??;
                 }
                 _ => {}
             }

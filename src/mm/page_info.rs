@@ -1,4 +1,4 @@
-//! The record of one frame: its references, its type, its owner, its place in a free list.
+//! The record of one frame: its references, its type, its owner.
 //!
 //! The bits are Xen's (count_info and type_info, `asm/mm.h`), so that the rules of page types can be read side by side. A record of all
 //! zeros is *uninitialised* (I3): the frame has no life of its own yet. The record never crosses an update; builds may differ in its
@@ -22,8 +22,6 @@ bitflags! {
         const EXTRA = 1 << 61;
         /// Not to be used again.
         const BROKEN = 1 << 60;
-        /// Both state bits set: free (state 3).
-        const FREE = 3 << 58;
         /// Holds old contents that nobody else may see.
         const NEED_SCRUB = 1 << 57;
     }
@@ -126,8 +124,10 @@ const _: () = assert!(TYPE_COUNT_MASK == (1 << FLAGS_SHIFT) - 1 && COUNT_MASK > 
 /// | 0 to 7 | count_info |
 /// | 8 to 15 | type_info |
 /// | 16 to 19 | owner: 0 for none, domain number + 1 |
-/// | 20 to 23 | order of the free block that starts here |
-/// | 24 to 31 | links of the free list, in the heap's own encoding; of a page table in use, bytes 28 to 31 count its linear mappings |
+/// | 20 to 23 | of a page table in use, its linear mappings |
+/// | 24 to 31 | 0 |
+///
+/// All zero is the record of a frame that is nobody's.
 #[repr(C)]
 #[derive(Default)]
 pub struct PageInfo {
@@ -136,13 +136,10 @@ pub struct PageInfo {
     /// Type and its references, [`PageType`], [`TypeFlags`] and [`TYPE_COUNT_MASK`].
     pub type_info: AtomicU64,
     owner: AtomicU32,
-    /// Order of the free block that starts here; only while free.
-    pub free_order: AtomicU32,
-    /// Next block of the free list, in the heap's own encoding; only while free.
-    pub link_next: AtomicU32,
-    /// Previous block of the free list, in the heap's own encoding; only while free. Of a validated page table it is the
-    /// count behind [`PageInfo::add_linear_entry`].
-    pub link_prev: AtomicU32,
+    /// Of a validated page table the count behind [`PageInfo::add_linear_entry`].
+    linear: AtomicU32,
+    /// Keeps two records in a line of the cache, none in two.
+    unused: u64,
     #[cfg(feature = "next")]
     reserved: [u64; 4],
 }
@@ -196,9 +193,8 @@ impl PageInfo {
             count_info: AtomicU64::new(0),
             type_info: AtomicU64::new(0),
             owner: AtomicU32::new(0),
-            free_order: AtomicU32::new(0),
-            link_next: AtomicU32::new(0),
-            link_prev: AtomicU32::new(0),
+            linear: AtomicU32::new(0),
+            unused: 0,
             #[cfg(feature = "next")]
             reserved: [0; 4],
         }
@@ -224,31 +220,19 @@ impl PageInfo {
         self.count_info.store((flags | CountFlags::ALLOCATED).bits() | 1, Ordering::Release);
     }
 
-    /// Writes the whole record anew. Only while nobody else can reach the frame: under the heap's lock, before the frame has an
-    /// owner or after its last reference.
-    pub fn reset(&self, count_info: u64, owner: Option<DomId>, free_order: u32) {
+    /// Makes the record a frame's that is nobody's: all zero. Only while nobody else can reach the frame: under the heap's lock, before the
+    /// frame has an owner or after its last reference.
+    pub fn clear(&self) {
         self.type_info.store(0, Ordering::Relaxed);
-        self.free_order.store(free_order, Ordering::Relaxed);
-        self.link_next.store(0, Ordering::Relaxed);
-        self.link_prev.store(0, Ordering::Relaxed);
-        self.set_owner(owner);
-        self.count_info.store(count_info, Ordering::Release);
+        self.linear.store(0, Ordering::Relaxed);
+        self.set_owner(None);
+        self.count_info.store(0, Ordering::Release);
     }
 
-    /// Makes a free record, which has no owner and no type, the hypervisor's own: one reference.
-    pub fn hand_out(&self) {
-        self.free_order.store(0, Ordering::Relaxed);
-        self.count_info.store(1, Ordering::Release);
-    }
-
-    /// True if nobody was ever told about this frame (I3): RAM that is neither claimed nor free yet.
-    pub fn is_uninitialised(&self) -> bool {
-        self.count_info.load(Ordering::Acquire) == 0 && self.owner.load(Ordering::Acquire) == 0
-    }
-
-    /// True if the frame is the heap's to give away.
-    pub fn is_free(&self) -> bool {
-        self.count_info.load(Ordering::Acquire) == CountFlags::FREE.bits()
+    /// True if the record is all zero, as that of a frame that is nobody's.
+    pub fn is_clear(&self) -> bool {
+        let numbers = [&self.count_info, &self.type_info].iter().all(|n| n.load(Ordering::Acquire) == 0);
+        numbers && self.linear.load(Ordering::Acquire) == 0 && self.owner().is_none()
     }
 
     /// References now.
@@ -352,13 +336,13 @@ impl PageInfo {
 
     /// A table starts its life without linear mappings.
     pub fn reset_linear(&self) {
-        self.link_prev.store(0, Ordering::Relaxed);
+        self.linear.store(0, Ordering::Relaxed);
     }
 
     /// Linear mappings: above 0, entries of this table that name other tables of its level; below 0, such entries elsewhere that name
     /// this one. Never both, so that no chain and no circle of them can be built (Xen's `linear_pt_count`).
     pub fn linear_count(&self) -> i32 {
-        self.link_prev.load(Ordering::Acquire) as i32
+        self.linear.load(Ordering::Acquire) as i32
     }
 
     /// Counts an entry of this table that names another table of its level; false if this one is itself named so.
@@ -384,7 +368,7 @@ impl PageInfo {
     }
 
     fn change_linear(&self, change: impl Fn(i32) -> Option<i32>) -> bool {
-        self.link_prev.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| change(n as i32).map(|n| n as u32)).is_ok()
+        self.linear.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| change(n as i32).map(|n| n as u32)).is_ok()
     }
 
     /// True if the frame is `owner`'s, who has given it up, and something still refers to it.
@@ -433,8 +417,8 @@ mod tests {
         assert!(!page.is_lingering(other));
         assert!(page.put_page());
         assert!(!page.is_lingering(owner));
-        page.reset(CountFlags::FREE.bits(), None, 0);
-        page.hand_out();
+        page.clear();
+        assert!(page.is_clear());
         assert!(!page.is_lingering(owner), "it is the hypervisor's now");
     }
 
@@ -457,7 +441,7 @@ mod tests {
     fn alone_or_not_a_reference_is_given_in_the_same_cases() {
         let allocated = CountFlags::ALLOCATED.bits();
         for count in [0, 1, 2, COUNT_MASK - 2, COUNT_MASK - 1, COUNT_MASK] {
-            for flags in [0, allocated, CountFlags::FREE.bits()] {
+            for flags in [0, allocated, CountFlags::BROKEN.bits()] {
                 for asked in [0, 1, 2, 0x7ff2] {
                     let pages = [PageInfo::uninitialised(), PageInfo::uninitialised()];
                     for page in &pages {
@@ -494,7 +478,7 @@ mod tests {
         let allocated = CountFlags::ALLOCATED.bits();
         let mut nr_given = 0;
         for count in [0, 1, 2, (1 << 55) - 1, 1 << 55, COUNT_MASK - 2, COUNT_MASK - 1, COUNT_MASK] {
-            for flags in [0, allocated, allocated | CountFlags::BROKEN.bits(), CountFlags::FREE.bits()] {
+            for flags in [0, allocated, allocated | CountFlags::BROKEN.bits(), CountFlags::XEN_HEAP.bits()] {
                 for (ty, asked) in types.iter().chain(&others).flat_map(|ty| [(*ty, 1), (*ty, 2)]) {
                     let page = PageInfo::uninitialised();
                     page.assign(DomId::new(1), CountFlags::empty());

@@ -40,7 +40,7 @@ pub const NOTE_SIGNATURE: u32 = 4;
 /// [`Needs::UNSAID_SPLITS`] and [`Needs::UNSAID_STREAM_FRAMES`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Needs {
-    /// Bytes of a `page_info`.
+    /// Bytes that a page of a split chunk takes: its `page_info` and its share of what else belongs to the split, rounded up.
     pub page_info_bytes: u32,
     /// Bytes of an entry of the frametable's upper level.
     pub chunk_entry_bytes: u32,

@@ -112,6 +112,17 @@ fn what_is_not_there_to_be_claimed_costs_the_domain_that_claims_it_and_nobody_el
     }
 }
 
+#[test]
+fn what_cannot_be_read_ends_the_claims_before_it() {
+    let frames = machine(&pc());
+    let mut claims = claims(&frames);
+    let ranges = [Ok(range(0x2400, 0x2402)), Err("item 1"), Ok(range(0x2404, 0x2405))];
+    assert_eq!(claims.domain_all(ranges.into_iter(), d(1)), Ok(Err("item 1")));
+    assert!(claims.finish().is_empty());
+    assert_eq!(frames.owner_of(Mfn::new(0x2401)), Some(d(1)));
+    assert_eq!(frames.state_of(Mfn::new(0x2404)), FrameState::Unclaimed);
+}
+
 /// In [`pc`], outside region and image.
 fn map_is_ram(mfn: Mfn) -> bool {
     let is_busy = range(REGION_AT, SLOT_AT + 4 * CHUNK_FRAMES).contains(mfn);
@@ -257,13 +268,19 @@ fn wishes() -> impl Strategy<Value = Vec<Wish>> {
 
 proptest! {
     #[test]
-    fn every_frame_has_its_one_claimant_or_none(wishes in wishes(), stream in 0x2300u64..0x2900) {
+    fn every_frame_has_its_one_claimant_or_none(wishes in wishes(), stream in 0x2300u64..0x2900, is_many in any::<bool>()) {
         let frames = machine(&pc());
         let mut claims = claims(&frames);
         claims.host(range(stream, stream + 3), DomId::STREAM).unwrap();
         let mut wanted: Vec<Vec<u16>> = vec![Vec::new(); 0x4000];
+        let range_of = |wish: &Wish| MfnRange::new(Mfn::new(wish.start), wish.nr_frames);
+        for of_one in wishes.chunk_by(|a, b| is_many && a.domain == b.domain) {
+            match of_one {
+                [wish] => claims.domain(range_of(wish), d(wish.domain)).unwrap(),
+                many => claims.domain_all(many.iter().map(|w| Ok::<_, ()>(range_of(w))), d(many[0].domain)).unwrap().unwrap(),
+            }
+        }
         for wish in &wishes {
-            claims.domain(MfnRange::new(Mfn::new(wish.start), wish.nr_frames), d(wish.domain)).unwrap();
             for mfn in wish.start..wish.start + wish.nr_frames {
                 wanted[mfn as usize].push(wish.domain);
             }

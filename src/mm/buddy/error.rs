@@ -8,12 +8,10 @@ use core::fmt;
 /// The heap in numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeapStats {
-    /// Frames in the heap, those at hand too.
+    /// Frames in the heap.
     pub nr_free: u64,
-    /// Free blocks in the lists, by order.
+    /// Free blocks by order.
     pub nr_blocks: [u64; Order::MAX.get() as usize + 1],
-    /// Single pages at hand.
-    pub nr_at_hand: u64,
     /// Splits there are.
     pub nr_splits: u64,
     /// Splits in nobody's use.
@@ -80,7 +78,7 @@ pub struct IntoDomainRefused {
 /// What is wrong in table or heap; found by a walk over everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ValidateError {
-    /// A split chunk's count of a class is not what its records say.
+    /// A split chunk's count of a class is not what its records and bits say.
     Count {
         /// First frame of the chunk.
         mfn: Mfn,
@@ -88,7 +86,7 @@ pub enum ValidateError {
         class: Class,
         /// What the chunk's entry says.
         entry: u64,
-        /// What the records say.
+        /// What records and bits say.
         records: u64,
     },
     /// A free block is not aligned to its size, or too large for where it is.
@@ -98,7 +96,7 @@ pub enum ValidateError {
         /// Its order.
         order: u32,
     },
-    /// A frame inside a free block is not its tail.
+    /// A chunk inside a free block is not its tail.
     NotTail {
         /// The frame.
         mfn: Mfn,
@@ -115,19 +113,19 @@ pub enum ValidateError {
         /// Order of both.
         order: Order,
     },
-    /// A chunk is split though all its pages are unclaimed.
+    /// A chunk is split though all its pages are unclaimed, or free, and it is not the one that is kept so.
     NotWhole {
         /// First frame of the chunk.
         mfn: Mfn,
     },
-    /// A block in a list is not a free block of the list's order, or its link backwards is wrong.
+    /// A block or a split chunk is in a list that it does not belong to, or its link backwards is wrong.
     Link {
         /// First frame of the block.
         mfn: Mfn,
         /// Order of the list.
         order: Order,
     },
-    /// A list has another number of blocks than are counted, or than the table has.
+    /// A list has another number of blocks than are counted, or than the table has; below order 9 it has split chunks, and nobody counts them.
     ListLength {
         /// Order of the list.
         order: Order,
@@ -145,12 +143,19 @@ pub enum ValidateError {
         /// What it should be.
         expected: u32,
     },
-    /// A page at hand is not marked so, or marked so and not at hand.
-    AtHand {
-        /// Pages at hand, as the heap counts them.
-        counted: u64,
-        /// Pages that are marked so.
-        marked: u64,
+    /// A page of a split chunk has an owner and is nobody's, or neither, or is nobody's in two ways.
+    Bits {
+        /// The page.
+        mfn: Mfn,
+    },
+    /// A split chunk is in the list of an order that it has more than, or in none though it has free pages, or in one though it has none.
+    Level {
+        /// First frame of the chunk.
+        mfn: Mfn,
+        /// Order of the list.
+        found: Option<Order>,
+        /// Order of the chunk's largest free block.
+        largest: Option<Order>,
     },
     /// The number of free frames is wrong.
     NrFree {
@@ -159,7 +164,7 @@ pub enum ValidateError {
         /// What the table says.
         found: u64,
     },
-    /// The records of a free page have an owner, a type or references.
+    /// The record of a page that is nobody's is not all zero.
     Record {
         /// The page.
         mfn: Mfn,

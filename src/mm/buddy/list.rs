@@ -1,44 +1,34 @@
 //! The free lists: putting blocks in, taking them out, cutting and merging them.
 //!
-//! Below order 9 a block is named by its frame and linked through that frame's record, from order 9 on by its chunk and
-//! linked through the chunk's entry. Neither number is ever 0, which means "none".
+//! From order 9 on a block is named by its chunk and linked through the chunk's entry. Below, the list of an order is one of split chunks: of those whose
+//! largest free block is of that order, or was. A split chunk with free pages is in one list, never in a lower one than it should be; in a higher one it is found
+//! out when its turn comes. It is named by its number plus 1 and linked through its [`Vacant`]. No name is ever 0, which means "none".
 
 use super::Heap;
 use crate::frame::{CHUNK_FRAMES, Mfn, Order};
-use crate::mm::frametable::{Class, FREE_TAIL, Fill, FrameTable, chunks_in, packed};
-use crate::mm::page_info::PageInfo;
+use crate::mm::frametable::{Class, Counts, Fill, FrameTable, Part, Split, Vacant, chunks_in, packed};
 use core::ops::Range;
-use core::sync::atomic::Ordering;
+
+/// The order of the list that chunks come into whose pages are all free.
+const HIGHEST: Order = Order::new(Order::CHUNK.get() - 1);
 
 impl Heap {
-    /// The smallest order, `order` or more, that has a block.
+    /// The smallest order, `order` or more, that has a block, or had one.
+    #[inline(always)]
     pub(super) fn smallest_from(&self, order: Order) -> Option<Order> {
         let orders = self.nonempty >> order.get();
         (orders != 0).then(|| Order::new(order.get() + orders.trailing_zeros() as u8))
     }
 
-    /// First frame of the newest block of an order that has one.
+    /// First frame of the newest block of an order of 9 or more that has one.
     pub(super) fn first_of(&self, order: Order) -> Mfn {
-        let head = u64::from(self.heads[order.get() as usize]);
-        Mfn::new(if order >= Order::CHUNK { head * CHUNK_FRAMES } else { head })
+        Mfn::new(u64::from(self.heads[order.get() as usize]) * CHUNK_FRAMES)
     }
 
-    /// Puts a block at the head of its list, marking its first chunk or record.
-    pub(super) fn push(&mut self, table: &FrameTable, mfn: Mfn, order: Order) {
-        if order >= Order::CHUNK {
-            self.push_chunks(table, mfn.chunk() as u32, order);
-        } else {
-            self.push_pages(table, &self.pages_of(table, mfn)[mfn.index_in_chunk()], mfn, order);
-        }
-    }
-
-    /// Takes a block out of its list; its first chunk or record becomes a tail.
-    pub(super) fn unlink(&mut self, table: &FrameTable, mfn: Mfn, order: Order) {
-        if order >= Order::CHUNK {
-            self.unlink_chunks(table, mfn.chunk() as usize, order);
-        } else {
-            self.unlink_pages(table, &self.pages_of(table, mfn)[mfn.index_in_chunk()], order);
-        }
+    /// The newest chunk in the list of an order below 9 that has one.
+    #[inline(always)]
+    pub(super) fn first_split_of(&self, order: Order) -> usize {
+        self.heads[order.get() as usize] as usize - 1
     }
 
     fn push_chunks(&mut self, table: &FrameTable, chunk: u32, order: Order) {
@@ -51,18 +41,6 @@ impl Heap {
             other.set_links(other.links().0, chunk);
         }
         self.set_head(order, chunk);
-        self.nr_blocks[order.get() as usize] += 1;
-    }
-
-    fn push_pages(&mut self, table: &FrameTable, page: &PageInfo, mfn: Mfn, order: Order) {
-        let next = self.heads[order.get() as usize];
-        page.link_next.store(next, Ordering::Relaxed);
-        page.link_prev.store(0, Ordering::Relaxed);
-        page.free_order.store(order.get().into(), Ordering::Relaxed);
-        if next != 0 {
-            self.linked_page(table, next).link_prev.store(mfn.get() as u32, Ordering::Relaxed);
-        }
-        self.set_head(order, mfn.get() as u32);
         self.nr_blocks[order.get() as usize] += 1;
     }
 
@@ -83,52 +61,133 @@ impl Heap {
         self.nr_blocks[order.get() as usize] -= 1;
     }
 
-    fn unlink_pages(&mut self, table: &FrameTable, page: &PageInfo, order: Order) {
-        let next = page.link_next.load(Ordering::Relaxed);
-        let prev = page.link_prev.load(Ordering::Relaxed);
-        page.free_order.store(FREE_TAIL, Ordering::Relaxed);
-        if next != 0 {
-            self.linked_page(table, next).link_prev.store(prev, Ordering::Relaxed);
-        }
-        if prev != 0 {
-            self.linked_page(table, prev).link_next.store(next, Ordering::Relaxed);
-        } else {
-            self.set_head(order, next);
-        }
-        self.nr_blocks[order.get() as usize] -= 1;
-    }
-
     fn set_head(&mut self, order: Order, head: u32) {
         self.heads[order.get() as usize] = head;
         let bit = 1 << order.get();
         self.nonempty = if head == 0 { self.nonempty & !bit } else { self.nonempty | bit };
     }
 
-    fn linked_page(&self, table: &FrameTable, link: u32) -> &'static PageInfo {
-        let mfn = Mfn::new(u64::from(link));
-        &self.pages_of(table, mfn)[mfn.index_in_chunk()]
+    fn linked<'t>(&self, table: &'t FrameTable, link: u32) -> &'t Vacant {
+        self.split_of(table, link as usize - 1).1.vacant()
     }
 
-    /// Takes the block at `first` out of its list and gives back all of it but the block of `wanted` at `target`. A chunk that
-    /// has to be split takes its records from the pool, which has been seen to.
+    /// Puts a split chunk into the list of an order, or in none, out of the one that it is in.
+    pub(super) fn list(&mut self, table: &FrameTable, chunk: usize, vacant: &Vacant, order: Option<Order>) {
+        if let Some(old) = vacant.level() {
+            let (next, prev) = vacant.links();
+            if next != 0 {
+                self.linked(table, next).set_prev(prev);
+            }
+            if prev != 0 {
+                self.linked(table, prev).set_next(next);
+            } else {
+                self.set_head(old, next);
+            }
+        }
+        vacant.set_level(order);
+        let Some(order) = order else { return };
+        let (name, next) = (chunk as u32 + 1, self.heads[order.get() as usize]);
+        vacant.set_next(next);
+        vacant.set_prev(0);
+        if next != 0 {
+            self.linked(table, next).set_prev(name);
+        }
+        self.set_head(order, name);
+    }
+
+    /// Lists a chunk some of whose pages were taken. Looks at all of it only if it is told to.
+    #[inline(always)]
+    pub(super) fn list_less(&mut self, table: &FrameTable, chunk: usize, vacant: &Vacant, looks: bool) {
+        if looks {
+            let largest = vacant.largest().map(|order| order.min(HIGHEST));
+            if largest != vacant.level() {
+                self.list(table, chunk, vacant, largest);
+            }
+        }
+    }
+
+    /// Lists a chunk some of whose pages became free; makes it whole if all of it is free, and another such is kept split.
+    #[inline(always)]
+    pub(super) fn list_more(&mut self, table: &FrameTable, part: Part, vacant: &Vacant, counts: Counts) {
+        if counts.get(Class::Free) == CHUNK_FRAMES {
+            return self.list_whole(table, part.chunk, vacant);
+        }
+        let Some(level) = vacant.level() else { return self.list_anew(table, part.chunk, vacant) };
+        // Nearly always nothing has come about that is larger than what the list promises.
+        if level < HIGHEST && (part.len() > level.nr_frames() || vacant.is_free_around(part.first, level)) {
+            self.list_anew(table, part.chunk, vacant);
+        }
+    }
+
+    fn list_anew(&mut self, table: &FrameTable, chunk: usize, vacant: &Vacant) {
+        let largest = vacant.largest();
+        // Not lower: that waits until somebody asks the chunk for a block.
+        if largest > vacant.level() {
+            self.list(table, chunk, vacant, largest);
+        }
+    }
+
+    fn list_whole(&mut self, table: &FrameTable, chunk: usize, vacant: &Vacant) {
+        match self.kept(table) {
+            Some(kept) if kept != chunk => {
+                self.list(table, chunk, vacant, None);
+                self.make_whole(table, chunk);
+            }
+            _ => {
+                self.kept = chunk as u32 + 1;
+                if vacant.level() != Some(HIGHEST) {
+                    self.list(table, chunk, vacant, Some(HIGHEST));
+                }
+            }
+        }
+    }
+
+    /// The chunk that is kept split though all its pages are free.
+    pub(super) fn kept(&self, table: &FrameTable) -> Option<usize> {
+        let chunk = self.kept.checked_sub(1)? as usize;
+        let entry = &table.entries()[chunk];
+        (entry.split_id().is_some() && entry.counts() == Counts::all(Class::Free)).then_some(chunk)
+    }
+
+    /// Makes the chunk whole that is kept split: all free memory is in blocks as large as can be.
+    pub fn drain(&mut self, table: &FrameTable) {
+        if let Some(chunk) = self.kept(table) {
+            self.list(table, chunk, self.split_of(table, chunk).1.vacant(), None);
+            self.make_whole(table, chunk);
+        }
+        self.kept = 0;
+    }
+
+    fn make_whole(&mut self, table: &FrameTable, chunk: usize) {
+        table.unsplit(&mut self.pool, chunk, packed::FREE_TAIL);
+        self.merge_chunks(table, chunk, Order::CHUNK);
+    }
+
+    /// Takes the block of chunks at `first` out of its list and gives back all of it but the block of `wanted`, 9 or more, at `target`.
     pub(super) fn carve(&mut self, table: &FrameTable, first: Mfn, order: Order, target: Mfn, wanted: Order) {
-        self.unlink(table, first, order);
+        self.unlink_chunks(table, first.chunk() as usize, order);
         let (mut first, mut order) = (first, order);
         while order > wanted {
-            let half = order.smaller().unwrap_or(Order::PAGE);
-            if order == Order::CHUNK {
-                let records = table.split(&mut self.pool, first.chunk() as usize, Fill::Free);
-                assert!(records.is_some(), "page records are seen to before a chunk is cut");
-            }
+            let half = order.smaller().unwrap_or(Order::CHUNK);
             let upper = first.offset(half.nr_frames());
             if target.get() >= upper.get() {
-                self.push(table, first, half);
+                self.push_chunks(table, first.chunk() as u32, half);
                 first = upper;
             } else {
-                self.push(table, upper, half);
+                self.push_chunks(table, upper.chunk() as u32, half);
             }
             order = half;
         }
+    }
+
+    /// Splits the chunk at `target`, which is in the free block at `first`, and lists its pages. Its records come from the pool, which has been seen to.
+    pub(super) fn break_up<'t>(&mut self, table: &'t FrameTable, first: Mfn, order: Order, target: Mfn) -> &'t Split {
+        self.carve(table, first, order, target, Order::CHUNK);
+        let chunk = target.chunk() as usize;
+        let split = table.split(&mut self.pool, chunk, Fill::Free);
+        let split = split.expect("page records are seen to before a chunk is cut");
+        self.list(table, chunk, split.vacant(), Some(HIGHEST));
+        split
     }
 
     /// Merges a block of tails with its free buddies, and lists what came of it.
@@ -146,31 +205,6 @@ impl Heap {
         self.push_chunks(table, chunk as u32, order);
     }
 
-    /// Merges a block of free pages with its free buddies, and lists what came of it; a whole chunk goes on merging with others.
-    pub(super) fn merge_pages(&mut self, table: &FrameTable, mfn: Mfn, order: Order) {
-        let chunk = mfn.chunk() as usize;
-        let pages = self.pages_of(table, mfn);
-        let base = mfn.get() - mfn.index_in_chunk() as u64;
-        let (mut index, mut order) = (mfn.index_in_chunk(), order);
-        pages[index].free_order.store(FREE_TAIL, Ordering::Relaxed);
-        while order < Order::CHUNK {
-            let buddy = index ^ order.nr_frames() as usize;
-            let page = &pages[buddy];
-            if !page.is_free() || page.free_order.load(Ordering::Relaxed) != u32::from(order.get()) {
-                break;
-            }
-            self.unlink_pages(table, page, order);
-            index = index.min(buddy);
-            order = order.larger().unwrap_or(Order::MAX);
-        }
-        if order == Order::CHUNK {
-            self.unsplit(table, chunk);
-            self.merge_chunks(table, chunk, Order::CHUNK);
-        } else {
-            self.push_pages(table, &pages[index], Mfn::new(base + index as u64), order);
-        }
-    }
-
     /// Moves the blocks of 2 MiB or more that begin in `chunks` to the heads of their lists, the last one to the very front.
     pub(super) fn list_first(&mut self, table: &FrameTable, chunks: Range<usize>) {
         for chunk in chunks {
@@ -181,8 +215,14 @@ impl Heap {
         }
     }
 
-    /// The highest free block of `order` that ends at or below `limit`: the listed block that holds it, that block's order, and its place.
-    pub(super) fn find_below(&self, table: &FrameTable, order: Order, limit: u64) -> Option<(Mfn, Order, Mfn)> {
+    /// The highest free block of `order` that ends at or below `limit`: the block of chunks that holds it, that block's order, and its place. Without a block
+    /// of chunks it is in a split chunk.
+    pub(super) fn find_below(
+        &self,
+        table: &FrameTable,
+        order: Order,
+        limit: u64,
+    ) -> Option<(Option<(Mfn, Order)>, Mfn)> {
         let last = |first: u64, end: u64| {
             let start = end.min(limit).checked_sub(order.nr_frames())? & !(order.nr_frames() - 1);
             (start >= first).then(|| Mfn::new(start))
@@ -196,23 +236,15 @@ impl Heap {
                     let (first, found) = table.free_block_around(chunk)?;
                     let start = first as u64 * CHUNK_FRAMES;
                     if let Some(target) = last(start, start + found.nr_frames()) {
-                        return Some((Mfn::new(start), found, target));
+                        return Some((Some((Mfn::new(start), found)), target));
                     }
                     chunk = first;
                 }
-                packed::SPLIT if entry.counts().get(Class::Free) >= order.nr_frames() => {
-                    let base = chunk as u64 * CHUNK_FRAMES;
-                    let pages = table.pages(entry.split_id()?);
-                    for (index, page) in pages.iter().enumerate().rev() {
-                        let found = page.free_order.load(Ordering::Relaxed);
-                        if !page.is_free() || found < order.get().into() || found >= Order::CHUNK.get().into() {
-                            continue;
-                        }
-                        let found = Order::new(found as u8);
-                        let start = base + index as u64;
-                        if let Some(target) = last(start, start + found.nr_frames()) {
-                            return Some((Mfn::new(start), found, target));
-                        }
+                packed::SPLIT if order < Order::CHUNK && entry.counts().get(Class::Free) >= order.nr_frames() => {
+                    let part = Part { chunk, first: 0, end: CHUNK_FRAMES as usize };
+                    let end = limit.saturating_sub(part.mfn(0).get()).min(CHUNK_FRAMES) as usize;
+                    if let Some(index) = table.split_at(entry.split_id()?).vacant().find_below(order, end) {
+                        return Some((None, part.mfn(index)));
                     }
                 }
                 _ => {}

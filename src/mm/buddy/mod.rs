@@ -1,15 +1,17 @@
 //! The buddy heap: all RAM that nobody has claimed, in naturally aligned blocks of order 0 to 18.
 //!
-//! Blocks of 2 MiB and more live in the chunk entries of the frametable, smaller ones in the page records of split chunks. The lists are
-//! chained through entries and records (the newest block first), so the heap itself is a few heads and counters.
+//! Blocks of 2 MiB and more live in the chunk entries of the frametable, smaller ones in the bits of split chunks ([`Vacant`]). The lists, of blocks and of
+//! split chunks, are chained through both (the newest first), so the heap itself is a few heads and counters. No page's record is looked at or written
+//! unless the page comes from an owner or goes to one.
 //!
 //! # Rules
 //!
-//! 1. A free block is aligned to its size, and its buddy is not a free block of the same size: those are merged at once.
-//! 2. The first chunk or record of a free block carries its order and its links, all others say *tail*.
-//! 3. Single pages that come back are kept at hand, up to [`NR_AT_HAND`], outside the lists and unmerged. They are free in every count;
-//!    they are merged when others push them out, or when a larger block cannot be had otherwise.
-//! 4. A chunk whose 512 pages are free (and not at hand) is whole again, and its records go back to the pool.
+//! 1. A free block is aligned to its size, and its buddy is not a free block of the same size: those are merged at once. Below 2 MiB that is in
+//!    the nature of bits.
+//! 2. The first chunk of a free block carries its order and its links, all others say *tail*.
+//! 3. Pages are taken from the chunk that has the least to offer, so that others become whole.
+//! 4. A chunk whose 512 pages are free is whole again, and its records go back to the pool, except for one: it is kept split, so that a page that is taken and
+//!    given back does not split a chunk each time. It is made whole when a larger block cannot be had otherwise.
 //! 5. Page records for a chunk to be split come from the pool. It is refilled *before* an operation that may need some, by a block of
 //!    2 MiB or more, which takes no split to get: there is no recursion. Freeing never needs records.
 //! 6. Frame 0, the region and the image never get in: the heap takes only frames that the table has as unclaimed, or that came from it.
@@ -36,8 +38,8 @@ pub use retire::Retired;
 
 use crate::frame::{CHUNK_FRAMES, DomId, Mfn, MfnRange, Order};
 use crate::mm::frametable::{
-    ChunkEntry, Class, Counts, FREE_AT_HAND, FREE_TAIL, Fill, FrameState, FrameTable, Part, ReleaseError,
-    SLABS_PER_ORDER, Split, SplitPool, SplitSlab, chunks_in, packed, parts,
+    ChunkEntry, Class, Fill, FrameState, FrameTable, Near, Part, ReleaseError, SLABS_PER_ORDER, Split, SplitPool,
+    SplitSlab, Vacancy, Vacant, chunks_in, packed, parts,
 };
 use crate::mm::page_info::{COUNT_MASK, CountFlags, PageInfo};
 use core::ops::Range;
@@ -45,12 +47,6 @@ use core::sync::atomic::Ordering;
 
 /// Chunks that are plugged in at a time: no block reaches over a multiple of the largest.
 const PIECE: usize = chunks_in(Order::MAX);
-/// Single pages kept at hand.
-pub const NR_AT_HAND: usize = 64;
-/// Order of the block that is cut into single pages when none is at hand.
-const REFILL_ORDER: Order = Order::new(5);
-/// The page records of a chunk.
-type Records = [PageInfo; CHUNK_FRAMES as usize];
 const NR_ORDERS: usize = Order::MAX.get() as usize + 1;
 
 /// Makes page records of a block that the heap gives away for ever, whatever is written there. It is called with the heap locked, so it must not
@@ -59,14 +55,17 @@ pub type MapSplits = fn(Mfn, u64) -> &'static [Split];
 
 /// The buddy heap. See the [module](self).
 pub struct Heap {
-    /// First block of each order: its frame number below order 9, its chunk number from there on; 0 for none.
+    /// First of each list: below order 9 of split chunks, by their number plus 1, from there on of blocks, by their chunk's number; 0 for none.
     heads: [u32; NR_ORDERS],
-    /// Bit n set: there is a block of order n.
+    /// Bit n set: the list of order n has something in it.
     nonempty: u32,
+    /// Blocks of each order from 9 on.
     nr_blocks: [u64; NR_ORDERS],
     nr_free: u64,
-    at_hand: [u32; NR_AT_HAND],
-    nr_at_hand: usize,
+    /// The split that was used last.
+    near: Near,
+    /// Number plus 1 of the chunk that may be kept split though all its pages are free; 0 for none.
+    kept: u32,
     pool: SplitPool,
     map: Option<MapSplits>,
     /// Chunks that have not been plugged in yet.
@@ -83,8 +82,8 @@ impl Heap {
             nonempty: 0,
             nr_blocks: [0; NR_ORDERS],
             nr_free: 0,
-            at_hand: [0; NR_AT_HAND],
-            nr_at_hand: 0,
+            near: Near::new(),
+            kept: 0,
             pool: SplitPool::new(slabs),
             map: None,
             unplugged: 0..0,
@@ -103,7 +102,7 @@ impl Heap {
     }
 
     /// Makes every unclaimed frame free and returns how many they were. From now on the heap provides page records by itself, through
-    /// `map`. Costs a step for each chunk, and one for each page of split chunks that have unclaimed pages.
+    /// `map`. Costs a step for each chunk, and some for each split chunk that has unclaimed pages.
     pub fn plug_in(&mut self, table: &FrameTable, map: MapSplits) -> u64 {
         let before = self.nr_free;
         self.map = Some(map);
@@ -168,19 +167,17 @@ impl Heap {
 
     fn plug_in_pages(&mut self, table: &FrameTable, chunk: usize) {
         let entry = &table.entries()[chunk];
-        if entry.counts().get(Class::Unclaimed) == 0 {
+        let nr_new = entry.counts().get(Class::Unclaimed);
+        if nr_new == 0 {
             return;
         }
         let Some(id) = entry.split_id() else { return };
-        let pages = table.pages(id);
-        let mut index = 0;
-        while index < pages.len() {
-            let run = pages[index..].iter().take_while(|p| p.is_uninitialised()).count();
-            if run > 0 {
-                self.free_pages(table, Part { chunk, first: index, end: index + run }, Class::Unclaimed);
-            }
-            index += run.max(1);
-        }
+        let vacant = table.split_at(id).vacant();
+        vacant.free_unclaimed();
+        let counts = entry.counts().moved(nr_new, Class::Unclaimed, Class::Free);
+        entry.set_counts(counts);
+        self.nr_free += nr_new;
+        self.list_more(table, Part { chunk, first: 0, end: CHUNK_FRAMES as usize }, vacant, counts);
     }
 
     /// Makes the frames of `range` free, which are all unclaimed. Nothing has changed on an error.
@@ -212,25 +209,20 @@ impl Heap {
                 }
                 table.split(&mut self.pool, part.chunk, Fill::Unclaimed).expect("splits were reserved above");
             }
-            self.free_pages(table, part, Class::Unclaimed);
+            self.free_vacant(table, part, Vacancy::Unclaimed);
         }
         Ok(())
     }
 
     /// Takes a block; nothing if no memory is left for it.
     pub fn alloc(&mut self, table: &FrameTable, order: Order) -> Option<Block> {
-        if order == Order::PAGE {
-            return self.alloc_page(table);
+        if order < Order::CHUNK {
+            return self.alloc_pages(table, order);
         }
-        let found = self.find(table, order)?;
-        if found >= Order::CHUNK && order < Order::CHUNK && !self.reserve_splits(table, 1) {
-            return None;
-        }
-        // Page records may just have taken the block that was found.
         let found = self.find(table, order)?;
         let first = self.first_of(found);
         self.carve(table, first, found, first, order);
-        Some(self.hand_out(table, first, order))
+        Some(self.hand_out_chunks(table, first, order))
     }
 
     /// The smallest order from `order` on of which there is a block, with all that can be done to find one.
@@ -246,37 +238,37 @@ impl Heap {
         self.smallest_from(order)
     }
 
-    fn alloc_page(&mut self, table: &FrameTable) -> Option<Block> {
-        if self.nr_at_hand == 0 {
-            self.fetch_pages(table)?;
+    #[inline(always)]
+    fn alloc_pages(&mut self, table: &FrameTable, order: Order) -> Option<Block> {
+        loop {
+            let found = match self.smallest_from(order) {
+                Some(found) => found,
+                None => self.find(table, order)?,
+            };
+            if found >= Order::CHUNK {
+                return self.alloc_from_whole(table, order);
+            }
+            let chunk = self.first_split_of(found);
+            let (entry, split) = self.split_near(table, chunk);
+            let index = if order == Order::PAGE { split.vacant().find_page() } else { split.vacant().find(order) };
+            match index {
+                Some(index) => {
+                    return Some(self.hand_out(table, Part::block(chunk, index, order), order, entry, split));
+                }
+                None => self.list_less(table, chunk, split.vacant(), true),
+            }
         }
-        self.nr_at_hand -= 1;
-        let mfn = Mfn::new(u64::from(self.at_hand[self.nr_at_hand]));
-        let (entry, pages) = self.split_of(table, mfn);
-        pages[mfn.index_in_chunk()].hand_out();
-        entry.set_counts(entry.counts().moved(1, Class::Free, Class::Private));
-        self.nr_free -= 1;
-        Some(Block::new(mfn, Order::PAGE))
     }
 
-    /// Cuts the smallest block there is into single pages at hand, the lowest on top.
-    fn fetch_pages(&mut self, table: &FrameTable) -> Option<()> {
-        let found = self.find(table, Order::PAGE)?;
-        if found >= Order::CHUNK && !self.reserve_splits(table, 1) {
-            return None;
-        }
-        let found = self.find(table, Order::PAGE)?;
-        let order = found.min(REFILL_ORDER);
+    #[cold]
+    fn alloc_from_whole(&mut self, table: &FrameTable, order: Order) -> Option<Block> {
+        self.reserve_splits(table, 1).then_some(())?;
+        // Page records may just have taken the block that was found.
+        let found = self.find(table, Order::CHUNK)?;
         let first = self.first_of(found);
-        self.carve(table, first, found, first, order);
-        let pages = self.pages_of(table, first);
-        let index = first.index_in_chunk();
-        for i in (0..order.nr_frames() as usize).rev() {
-            pages[index + i].free_order.store(FREE_AT_HAND, Ordering::Relaxed);
-            self.at_hand[self.nr_at_hand] = first.get() as u32 + i as u32;
-            self.nr_at_hand += 1;
-        }
-        Some(())
+        let split = self.break_up(table, first, found, first);
+        let chunk = first.chunk() as usize;
+        Some(self.hand_out(table, Part::block(chunk, 0, order), order, &table.entries()[chunk], split))
     }
 
     /// Takes a block that ends at or below the frame number `limit`, the highest one there is.
@@ -285,17 +277,31 @@ impl Heap {
             return self.alloc(table, order);
         }
         self.plug_in_rest(table);
-        self.drain(table);
-        let (first, found, target) = self.find_below(table, order, limit)?;
-        if found >= Order::CHUNK && order < Order::CHUNK && self.pool.nr_unused() == 0 {
+        if order >= Order::CHUNK {
+            self.drain(table);
+        }
+        let mut found = self.find_below(table, order, limit)?;
+        if order < Order::CHUNK && found.0.is_some() && self.pool.nr_unused() == 0 {
             self.reserve_splits(table, 1).then_some(())?;
             // Page records may just have taken the block that was found.
-            let (first, found, target) = self.find_below(table, order, limit)?;
-            self.carve(table, first, found, target, order);
-            return Some(self.hand_out(table, target, order));
+            found = self.find_below(table, order, limit)?;
         }
-        self.carve(table, first, found, target, order);
-        Some(self.hand_out(table, target, order))
+        Some(self.take(table, found.0, found.1, order))
+    }
+
+    /// Takes the free block of `order` at `target`, which is in the given block of chunks, or else in a split chunk. Page records have been seen to.
+    fn take(&mut self, table: &FrameTable, within: Option<(Mfn, Order)>, target: Mfn, order: Order) -> Block {
+        let chunk = target.chunk() as usize;
+        let split = match within {
+            Some((first, found)) if order >= Order::CHUNK => {
+                self.carve(table, first, found, target, order);
+                return self.hand_out_chunks(table, target, order);
+            }
+            Some((first, found)) => self.break_up(table, first, found, target),
+            None => self.split_of(table, chunk).1,
+        };
+        let part = Part::block(chunk, target.index_in_chunk(), order);
+        self.hand_out(table, part, order, &table.entries()[chunk], split)
     }
 
     /// Gives a block back.
@@ -312,17 +318,7 @@ impl Heap {
             self.free_block_of_chunks(table, chunk, order);
             return;
         }
-        let (entry, pages) = self.split_of(table, mfn);
-        let index = mfn.index_in_chunk();
-        for page in &pages[index..index + order.nr_frames() as usize] {
-            let is_private = page.count_info.load(Ordering::Relaxed) == 1 && page.owner().is_none();
-            assert!(is_private, "a block of pages is private (I6)");
-        }
-        if order == Order::PAGE {
-            self.free_page(table, mfn, entry, &pages[index], Class::Private);
-        } else {
-            self.free_block_of_pages(table, mfn, order, Class::Private);
-        }
+        self.free_vacant(table, Part::block(mfn.chunk() as usize, mfn.index_in_chunk(), order), Vacancy::Private);
     }
 
     /// Cuts a block into its lower and upper half. Below 2 MiB the two live in page records from now on; the block comes back if there is
@@ -366,17 +362,17 @@ impl Heap {
         let part_of = |chunk: usize| Part { chunk, first: 0, end: CHUNK_FRAMES as usize };
         let chunk = block.mfn().chunk() as usize;
         if block.order() < Order::CHUNK {
-            let first = block.mfn().index_in_chunk();
-            let part = Part { chunk, first, end: first + block.order().nr_frames() as usize };
-            if let Some(mfn) = (part.first..part.end)
-                .map(|i| part.mfn(i))
-                .find(|&mfn| table.state_of(mfn) != FrameState::Private || table.record(mfn).is_none())
-            {
+            let part = Part::block(chunk, block.mfn().index_in_chunk(), block.order());
+            let split = table.entries().get(chunk).and_then(|e| e.split_id()).map(|id| table.split_at(id));
+            let Some(split) = split.filter(|s| s.vacant().has_all(Vacancy::Private, part.first, part.end)) else {
+                let mfn = part.frames().find(|&mfn| table.state_of(mfn) != FrameState::Private);
+                let mfn = mfn.unwrap_or(block.mfn());
                 return Err(refused(block, IntoDomainError::NotPrivate { mfn, found: table.state_of(mfn) }));
-            }
-            for page in &self.pages_of(table, block.mfn())[part.first..part.end] {
+            };
+            for page in &split.pages()[part.first..part.end] {
                 page.assign(owner, flags);
             }
+            split.vacant().clear(Vacancy::Private, part.first, part.end);
             let entry = &table.entries()[chunk];
             entry.set_counts(entry.counts().moved(part.len(), Class::Private, Class::of_owner(owner)));
             return Ok(DomBlock::new(block, owner));
@@ -398,8 +394,8 @@ impl Heap {
             return Err(refused(block, IntoDomainError::NoMemory));
         }
         for chunk in chunk..chunk + nr_chunks {
-            let pages = table.split(&mut self.pool, chunk, Fill::Owned(owner)).expect("splits were reserved above");
-            for page in pages {
+            let split = table.split(&mut self.pool, chunk, Fill::Owned(owner)).expect("splits were reserved above");
+            for page in split.pages() {
                 page.assign(owner, flags);
             }
         }
@@ -421,7 +417,7 @@ impl Heap {
                 continue;
             }
             let Some(id) = entry.split_id() else { return Err(not_owned(part.first)) };
-            for (index, page) in (part.first..).zip(&table.pages(id)[part.first..part.end]) {
+            for (index, page) in (part.first..).zip(&table.split_at(id).pages()[part.first..part.end]) {
                 if page.owner() != Some(owner) || part.mfn(index) == Mfn::ZERO {
                     return Err(not_owned(index));
                 }
@@ -476,8 +472,7 @@ impl Heap {
                 let Some(page) = table.record(mfn) else { continue };
                 let is_owners = page.owner() == Some(owner) && mfn != Mfn::ZERO;
                 if is_owners && page.clear_allocated() && page.put_page() {
-                    let entry = &table.entries()[part.chunk];
-                    self.free_page(table, mfn, entry, page, class);
+                    self.free_page(table, mfn, page, class);
                 }
             }
         }
@@ -489,8 +484,7 @@ impl Heap {
         let page = table.record(mfn).ok_or_else(|| table.state_of(mfn))?;
         match page.owner() {
             Some(owner) if page.count_info.load(Ordering::Acquire) & COUNT_MASK == 0 && mfn != Mfn::ZERO => {
-                let entry = &table.entries()[mfn.chunk() as usize];
-                self.free_page(table, mfn, entry, page, Class::of_owner(owner));
+                self.free_page(table, mfn, page, Class::of_owner(owner));
                 Ok(())
             }
             _ => Err(table.state_of(mfn)),
@@ -509,7 +503,7 @@ impl Heap {
                     Some(found) => break found,
                     None if self.plug_in_more(table) => {}
                     None if wanted > Order::CHUNK => wanted = wanted.smaller().unwrap_or(Order::CHUNK),
-                    None if self.nr_at_hand > 0 => self.drain(table),
+                    None if self.kept != 0 => self.drain(table),
                     None => return false,
                 }
             };
@@ -518,7 +512,7 @@ impl Heap {
             }
             let first = self.first_of(found);
             self.carve(table, first, found, first, wanted);
-            let block = self.hand_out(table, first, wanted);
+            let block = self.hand_out_chunks(table, first, wanted);
             let slab = map(block.mfn(), block.order().nr_frames());
             if slab.is_empty() || self.pool.feed_unwritten(slab).is_err() {
                 self.free(table, block);
@@ -528,39 +522,26 @@ impl Heap {
         true
     }
 
-    /// Merges all pages at hand.
-    pub fn drain(&mut self, table: &FrameTable) {
-        self.drain_to(table, 0);
-    }
-
-    /// Merges the oldest pages at hand until `keep` are left.
-    fn drain_to(&mut self, table: &FrameTable, keep: usize) {
-        let nr_out = self.nr_at_hand.saturating_sub(keep);
-        for i in 0..nr_out {
-            let mfn = Mfn::new(u64::from(self.at_hand[i]));
-            self.merge_pages(table, mfn, Order::PAGE);
-        }
-        self.at_hand.copy_within(nr_out..self.nr_at_hand, 0);
-        self.nr_at_hand -= nr_out;
-    }
-
-    /// Marks a block that is in no list as the hypervisor's own.
-    fn hand_out(&mut self, table: &FrameTable, mfn: Mfn, order: Order) -> Block {
+    /// Marks a block of whole chunks that is in no list as the hypervisor's own.
+    fn hand_out_chunks(&mut self, table: &FrameTable, mfn: Mfn, order: Order) -> Block {
         let chunk = mfn.chunk() as usize;
-        if order >= Order::CHUNK {
-            for entry in &table.entries()[chunk..chunk + chunks_in(order)] {
-                entry.set_word(packed::PRIVATE);
-            }
-        } else {
-            let index = mfn.index_in_chunk();
-            for page in &self.pages_of(table, mfn)[index..index + order.nr_frames() as usize] {
-                page.hand_out();
-            }
-            let entry = &table.entries()[chunk];
-            entry.set_counts(entry.counts().moved(order.nr_frames(), Class::Free, Class::Private));
+        for entry in &table.entries()[chunk..chunk + chunks_in(order)] {
+            entry.set_word(packed::PRIVATE);
         }
         self.nr_free -= order.nr_frames();
         Block::new(mfn, order)
+    }
+
+    /// Makes a free block in a split chunk the hypervisor's own.
+    #[inline(always)]
+    fn hand_out(&mut self, table: &FrameTable, part: Part, order: Order, entry: &ChunkEntry, split: &Split) -> Block {
+        let vacant = split.vacant();
+        let is_changed = vacant.change(Vacancy::Free, Vacancy::Private, part.first, part.end);
+        assert!(is_changed, "a free block was found by its bits");
+        entry.set_counts(entry.counts().moved(part.len(), Class::Free, Class::Private));
+        self.nr_free -= part.len();
+        self.list_less(table, part.chunk, vacant, order > Order::PAGE || vacant.is_used_up(part.first));
+        Block::new(part.mfn(part.first), order)
     }
 
     /// Makes a run of whole chunks free that are in no list: as large blocks as they can be.
@@ -580,60 +561,63 @@ impl Heap {
         self.merge_chunks(table, chunk, order);
     }
 
-    /// Makes pages of a split chunk free that are in no list, all of one class.
+    /// Makes pages of a split chunk free that were somebody's, all of one class.
     fn free_pages(&mut self, table: &FrameTable, part: Part, class: Class) {
         if self.nr_broken != 0 {
             return self.free_pages_but_broken(table, part, class);
         }
-        let range = MfnRange::new(part.mfn(part.first), part.len());
-        for (mfn, order) in range.blocks(Order::new(Order::CHUNK.get() - 1)) {
-            self.free_block_of_pages(table, mfn, order, class);
-        }
+        let (entry, split) = self.split_of(table, part.chunk);
+        split.pages()[part.first..part.end].iter().for_each(PageInfo::clear);
+        split.vacant().set(Vacancy::Free, part.first, part.end);
+        self.add_free(table, part, class, entry, split.vacant());
     }
 
-    /// Makes a block of pages free that is in no list, and merges it. With the last pages of a chunk its records are gone.
-    fn free_block_of_pages(&mut self, table: &FrameTable, mfn: Mfn, order: Order, class: Class) {
-        let index = mfn.index_in_chunk();
-        let (entry, pages) = self.split_of(table, mfn);
-        for page in &pages[index..index + order.nr_frames() as usize] {
-            page.reset(CountFlags::FREE.bits(), None, FREE_TAIL);
-        }
-        entry.set_counts(entry.counts().moved(order.nr_frames(), class, Class::Free));
-        self.nr_free += order.nr_frames();
-        self.merge_pages(table, mfn, order);
-    }
-
-    /// Makes a single page free that is in no list: it stays at hand.
-    fn free_page(&mut self, table: &FrameTable, mfn: Mfn, entry: &ChunkEntry, page: &PageInfo, class: Class) {
+    /// Makes a single page free that was somebody's.
+    fn free_page(&mut self, table: &FrameTable, mfn: Mfn, page: &PageInfo, class: Class) {
         if self.is_broken(page) {
             return self.retire_freed(table, mfn, class);
         }
-        page.reset(CountFlags::FREE.bits(), None, FREE_AT_HAND);
-        entry.set_counts(entry.counts().moved(1, class, Class::Free));
-        self.nr_free += 1;
-        if self.nr_at_hand == NR_AT_HAND {
-            self.drain_to(table, NR_AT_HAND / 2);
-        }
-        self.at_hand[self.nr_at_hand] = mfn.get() as u32;
-        self.nr_at_hand += 1;
+        page.clear();
+        let part = Part::block(mfn.chunk() as usize, mfn.index_in_chunk(), Order::PAGE);
+        let (entry, split) = self.split_of(table, part.chunk);
+        split.vacant().set(Vacancy::Free, part.first, part.end);
+        self.add_free(table, part, class, entry, split.vacant());
     }
 
-    /// Entry and records of a frame's chunk, which is split.
-    fn split_of(&self, table: &FrameTable, mfn: Mfn) -> (&'static ChunkEntry, &'static Records) {
-        let entry = &table.entries()[mfn.chunk() as usize];
+    /// Makes pages of a split chunk free that are nobody's.
+    ///
+    /// # Panics
+    /// If they are not all so.
+    fn free_vacant(&mut self, table: &FrameTable, part: Part, was: Vacancy) {
+        let (entry, split) = self.split_near(table, part.chunk);
+        let is_changed = split.vacant().change(was, Vacancy::Free, part.first, part.end);
+        assert!(is_changed, "pages that become free are private or unclaimed (I6)");
+        self.add_free(table, part, was.class(), entry, split.vacant());
+    }
+
+    /// Counts and lists pages that have become free. With the last pages of a chunk its records may be gone.
+    #[inline(always)]
+    fn add_free(&mut self, table: &FrameTable, part: Part, was: Class, entry: &ChunkEntry, vacant: &Vacant) {
+        let counts = entry.counts().moved(part.len(), was, Class::Free);
+        entry.set_counts(counts);
+        self.nr_free += part.len();
+        self.list_more(table, part, vacant, counts);
+    }
+
+    /// Entry and split of a chunk that is split.
+    #[inline(always)]
+    fn split_of<'t>(&self, table: &'t FrameTable, chunk: usize) -> (&'t ChunkEntry, &'t Split) {
+        let entry = &table.entries()[chunk];
         let id = entry.split_id().expect("a block of less than 2 MiB is in a split chunk");
-        (entry, table.pages(id))
+        (entry, table.split_at(id))
     }
 
-    /// The records of a frame's chunk, which is split.
-    fn pages_of(&self, table: &FrameTable, mfn: Mfn) -> &'static Records {
-        self.split_of(table, mfn).1
-    }
-
-    /// Makes a chunk whole whose pages are all free and in one block.
-    fn unsplit(&mut self, table: &FrameTable, chunk: usize) {
-        debug_assert!(table.entries()[chunk].counts() == Counts::all(Class::Free));
-        table.unsplit(&mut self.pool, chunk, packed::FREE_TAIL);
+    /// The same, likely the one that was used last.
+    #[inline(always)]
+    fn split_near<'t>(&mut self, table: &'t FrameTable, chunk: usize) -> (&'t ChunkEntry, &'t Split) {
+        let entry = &table.entries()[chunk];
+        let id = entry.split_id().expect("a block of less than 2 MiB is in a split chunk");
+        (entry, self.near.split(table, id))
     }
 }
 

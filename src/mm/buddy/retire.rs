@@ -6,7 +6,7 @@
 
 use super::Heap;
 use crate::frame::{CHUNK_FRAMES, DomId, Mfn, MfnRange, Order};
-use crate::mm::frametable::{Class, Fill, FrameState, FrameTable, Part};
+use crate::mm::frametable::{Class, Fill, FrameState, FrameTable, Part, Vacancy};
 use crate::mm::page_info::{CountFlags, PageInfo};
 use core::sync::atomic::Ordering;
 
@@ -42,10 +42,11 @@ impl Heap {
                 Err(_) => Retired::NoMemory,
             },
             FrameState::Free => {
-                self.drain(table);
-                let Some((first, order)) = free_block_of(table, mfn) else { return Retired::NoMemory };
-                self.carve(table, first, order, mfn, Order::PAGE);
-                let (mfn, _) = self.hand_out(table, mfn, Order::PAGE).into_parts();
+                let chunk = mfn.chunk() as usize;
+                // The block that it is in, unless its chunk is split: then its page is taken alone.
+                let around = if table.record(mfn).is_some() { None } else { table.free_block_around(chunk) };
+                let within = around.map(|(first, order)| (Mfn::new(first as u64 * CHUNK_FRAMES), order));
+                let (mfn, _) = self.take(table, within, mfn, Order::PAGE).into_parts();
                 self.make_hole(table, mfn, Class::Private);
                 Retired::Gone
             }
@@ -82,7 +83,7 @@ impl Heap {
         }
         let Some(page) = table.record(mfn) else { return true };
         if owner == DomId::IO {
-            self.free_page(table, mfn, &table.entries()[mfn.chunk() as usize], page, Class::Hole);
+            self.free_page(table, mfn, page, Class::Hole);
             return true;
         }
         let bit = CountFlags::BROKEN.bits();
@@ -115,34 +116,20 @@ impl Heap {
             if self.is_broken(page) {
                 self.retire_freed(table, mfn, class);
             } else {
-                self.free_page(table, mfn, &table.entries()[part.chunk], page, class);
+                self.free_page(table, mfn, page, class);
             }
         }
     }
 
     fn make_hole(&mut self, table: &FrameTable, mfn: Mfn, class: Class) {
-        let (entry, pages) = self.split_of(table, mfn);
-        let page = &pages[mfn.index_in_chunk()];
-        page.reset(0, None, 0);
+        let (entry, split) = self.split_of(table, mfn.chunk() as usize);
+        let index = mfn.index_in_chunk();
+        let page = &split.pages()[index];
+        page.clear();
         page.assign(DomId::IO, CountFlags::empty());
+        split.vacant().clear(Vacancy::Private, index, index + 1);
         entry.set_counts(entry.counts().moved(1, class, Class::Hole));
     }
-}
-
-/// The listed block that a free frame is in, which is not at hand.
-fn free_block_of(table: &FrameTable, mfn: Mfn) -> Option<(Mfn, Order)> {
-    let chunk = mfn.chunk() as usize;
-    let Some(id) = table.entries()[chunk].split_id() else {
-        let (first, order) = table.free_block_around(chunk)?;
-        return Some((Mfn::new(first as u64 * CHUNK_FRAMES), order));
-    };
-    // A block begins at a multiple of its size.
-    (0..Order::CHUNK.get()).map(Order::new).find_map(|order| {
-        let first = mfn.get() & !(order.nr_frames() - 1);
-        let page = &table.pages(id)[(first % CHUNK_FRAMES) as usize];
-        let is_head = page.is_free() && page.free_order.load(Ordering::Relaxed) == u32::from(order.get());
-        is_head.then(|| (Mfn::new(first), order))
-    })
 }
 
 #[cfg(test)]

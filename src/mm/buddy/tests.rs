@@ -88,14 +88,63 @@ fn all_memory_can_be_taken_page_by_page_and_merges_again() {
 }
 
 #[test]
-fn a_page_that_comes_back_goes_out_first() {
+fn a_page_taken_and_given_back_splits_no_chunk_anew() {
     let frames = plugged(4);
-    let (a, b) = (frames.alloc(Order::PAGE).unwrap(), frames.alloc(Order::PAGE).unwrap());
-    let (at, bt) = (a.mfn(), b.mfn());
-    frames.free(a);
-    frames.free(b);
-    assert_eq!(frames.alloc(Order::PAGE).unwrap().into_parts().0, bt);
-    assert_eq!(frames.alloc(Order::PAGE).unwrap().into_parts().0, at);
+    let whole = frames.stats().nr_blocks[9..].to_vec();
+    let first = frames.alloc(Order::PAGE).unwrap();
+    let (mfn, cut) = (first.mfn(), frames.stats());
+    frames.free(first);
+    for _ in 0..3 {
+        assert_eq!(frames.stats().nr_unused_splits, cut.nr_unused_splits, "it is kept");
+        frames.validate().unwrap();
+        let again = frames.alloc(Order::PAGE).unwrap();
+        assert_eq!((again.mfn(), frames.stats()), (mfn, cut));
+        frames.free(again);
+    }
+    // A larger block than there is otherwise takes it too.
+    frames.lock().drain();
+    frames.validate().unwrap();
+    assert_eq!(frames.stats().nr_blocks[..9], [0; 9]);
+    assert_eq!(frames.stats().nr_unused_splits, cut.nr_unused_splits + 1);
+    assert!(frames.stats().nr_blocks[9..].iter().sum::<u64>() >= whole.iter().sum());
+}
+
+#[test]
+fn one_chunk_at_most_is_kept_split() {
+    let frames = plugged(8);
+    let blocks: Vec<_> = (0..2 * 512 + 10).map_while(|_| frames.alloc(Order::PAGE)).collect();
+    let used = |frames: &Frames| frames.stats().nr_splits - frames.stats().nr_unused_splits;
+    assert_eq!(used(&frames), 3);
+    blocks.into_iter().for_each(|block| frames.free(block));
+    assert_eq!(used(&frames), 1);
+    frames.validate().unwrap();
+    let all = frames.stats().nr_free / 512;
+    let chunks: Vec<_> = core::iter::from_fn(|| frames.alloc(Order::CHUNK)).collect();
+    assert_eq!(chunks.len() as u64, all);
+    chunks.into_iter().for_each(|block| frames.free(block));
+    frames.validate().unwrap();
+}
+
+#[test]
+fn pages_come_from_the_chunk_that_has_the_least_to_offer() {
+    let frames = plugged(8);
+    let mut blocks: Vec<_> = (0..512).map_while(|_| frames.alloc(Order::PAGE)).collect();
+    let full = blocks[0].mfn().chunk();
+    // Another chunk has large blocks, this one has two single pages.
+    blocks.push(frames.alloc(Order::new(3)).unwrap());
+    frames.free(blocks.swap_remove(100));
+    frames.free(blocks.swap_remove(300));
+    for _ in 0..2 {
+        let block = frames.alloc(Order::PAGE).unwrap();
+        assert_eq!(block.mfn().chunk(), full);
+        blocks.push(block);
+    }
+    let block = frames.alloc(Order::PAGE).unwrap();
+    assert_ne!(block.mfn().chunk(), full);
+    blocks.push(block);
+    frames.validate().unwrap();
+    blocks.into_iter().for_each(|block| frames.free(block));
+    frames.validate().unwrap();
 }
 
 #[test]
@@ -219,19 +268,32 @@ fn validate_finds_what_was_broken() {
     frames.validate().unwrap();
     let page = frames.table().record(mfn).unwrap();
     page.set_owner(Some(d(1)));
+    assert_eq!(frames.validate(), Err(ValidateError::Bits { mfn }), "private and owned");
+    let Chunk::Split { id, .. } = frames.table().chunk(mfn.chunk()) else { panic!("the chunk is split") };
+    let vacant = frames.table().split_at(id).vacant();
+    let first = mfn.index_in_chunk();
+    vacant.clear(Vacancy::Private, first, first + 1);
     assert!(matches!(frames.validate(), Err(ValidateError::Count { entry: 8, records: 7, .. })));
     page.set_owner(None);
+    assert_eq!(frames.validate(), Err(ValidateError::Bits { mfn }), "nobody's, and in no way");
+    vacant.set(Vacancy::Private, first, first + 1);
     frames.validate().unwrap();
-    let buddy = frames.table().record(Mfn::new(mfn.get() ^ 8)).unwrap();
-    buddy.link_next.store(0x300, Ordering::Relaxed);
-    assert!(frames.validate().is_err());
-    buddy.link_next.store(0, Ordering::Relaxed);
-    buddy.free_order.store(2, Ordering::Relaxed);
-    assert!(frames.validate().is_err());
-    buddy.free_order.store(3, Ordering::Relaxed);
-    buddy.type_info.store(1, Ordering::Relaxed);
-    assert_eq!(frames.validate(), Err(ValidateError::Record { mfn: Mfn::new(mfn.get() ^ 8) }));
-    buddy.type_info.store(0, Ordering::Relaxed);
+    vacant.set(Vacancy::Free, first, first + 1);
+    assert_eq!(frames.validate(), Err(ValidateError::Bits { mfn }), "private and free");
+    vacant.clear(Vacancy::Free, first, first + 1);
+    page.type_info.store(1, Ordering::Relaxed);
+    assert_eq!(frames.validate(), Err(ValidateError::Record { mfn }));
+    page.type_info.store(0, Ordering::Relaxed);
+    let level = vacant.level();
+    assert_eq!(level, Some(Order::new(8)));
+    for wrong in [None, Some(Order::new(3))] {
+        vacant.set_level(wrong);
+        assert!(matches!(frames.validate(), Err(ValidateError::Level { found, .. }) if found == wrong));
+    }
+    vacant.set_level(level);
+    vacant.set_prev(7);
+    assert!(matches!(frames.validate(), Err(ValidateError::Link { .. })));
+    vacant.set_prev(0);
     frames.validate().unwrap();
     frames.free(block);
 }

@@ -2,28 +2,31 @@
 
 use super::{Heap, HeapStats, NR_ORDERS, ValidateError};
 use crate::frame::{CHUNK_FRAMES, Mfn, Order};
-use crate::mm::frametable::{
-    Chunk, Class, Counts, FREE_AT_HAND, FREE_TAIL, FrameTable, chunks_in, class_of_record, packed,
-};
-use crate::mm::page_info::PageInfo;
-use core::sync::atomic::Ordering;
+use crate::mm::frametable::{Chunk, Class, Counts, FrameTable, Split, Vacancy, chunks_in, packed};
 
 /// What the walk over the table has seen.
 #[derive(Default)]
 struct Seen {
-    nr_blocks: [u64; NR_ORDERS],
+    /// Blocks of each order, below 9 split chunks in the list of the order.
+    nr_listed: [u64; NR_ORDERS],
     nr_free: u64,
-    nr_at_hand: u64,
     nr_splits: u64,
 }
 
 impl Heap {
-    /// The heap in numbers.
-    pub fn stats(&self) -> HeapStats {
+    /// The heap in numbers. Costs a step for each split chunk that has free pages.
+    pub fn stats(&self, table: &FrameTable) -> HeapStats {
+        let mut nr_blocks = self.nr_blocks;
+        for mut at in self.heads[..Order::CHUNK.get() as usize].iter().copied() {
+            while at != 0 {
+                let vacant = self.split_of(table, at as usize - 1).1.vacant();
+                nr_blocks.iter_mut().zip(vacant.nr_blocks()).for_each(|(all, n)| *all += n);
+                at = vacant.links().0;
+            }
+        }
         HeapStats {
             nr_free: self.nr_free,
-            nr_blocks: self.nr_blocks,
-            nr_at_hand: self.nr_at_hand as u64,
+            nr_blocks,
             nr_splits: self.pool.nr_total(),
             nr_unused_splits: self.pool.nr_unused(),
             nr_slabs: self.pool.nr_slabs() as u64,
@@ -34,21 +37,13 @@ impl Heap {
     pub fn validate(&self, table: &FrameTable) -> Result<(), ValidateError> {
         let seen = self.validate_table(table)?;
         let listed = self.validate_lists(table)?;
-        for (o, (&counted, &listed)) in self.nr_blocks.iter().zip(&listed).enumerate() {
-            let in_table = seen.nr_blocks[o];
+        for (o, &listed) in listed.iter().enumerate() {
+            let order = Order::new(o as u8);
+            let in_table = seen.nr_listed[o];
+            let counted = if order < Order::CHUNK { in_table } else { self.nr_blocks[o] };
             if counted != listed || listed != in_table {
-                let order = Order::new(o as u8);
                 return Err(ValidateError::ListLength { order, counted, listed, in_table });
             }
-        }
-        let is_marked = |&mfn: &u32| {
-            let record = table.record(Mfn::new(u64::from(mfn)));
-            record.is_some_and(|p| p.is_free() && p.free_order.load(Ordering::Relaxed) == FREE_AT_HAND)
-        };
-        let marked = self.at_hand[..self.nr_at_hand].iter().filter(|&mfn| is_marked(mfn)).count() as u64;
-        let counted = self.nr_at_hand as u64;
-        if marked != counted || seen.nr_at_hand != counted {
-            return Err(ValidateError::AtHand { counted, marked: marked.min(seen.nr_at_hand) });
         }
         if seen.nr_free != self.nr_free {
             return Err(ValidateError::NrFree { counted: self.nr_free, found: seen.nr_free });
@@ -82,18 +77,19 @@ impl Heap {
                         let mfn = Mfn::new((chunk & !nr_chunks) as u64 * CHUNK_FRAMES);
                         return Err(ValidateError::Unmerged { mfn, order });
                     }
-                    seen.nr_blocks[order.get() as usize] += 1;
+                    seen.nr_listed[order.get() as usize] += 1;
                     seen.nr_free += order.nr_frames();
                     chunk += nr_chunks;
                     continue;
                 }
                 Chunk::FreeTail => return Err(ValidateError::StrayTail { mfn }),
                 Chunk::Split { id, counts } => {
-                    if counts == Counts::all(Class::Unclaimed) {
+                    let is_kept = self.kept(table) == Some(chunk);
+                    if counts == Counts::all(Class::Unclaimed) || (counts == Counts::all(Class::Free) && !is_kept) {
                         return Err(ValidateError::NotWhole { mfn });
                     }
                     seen.nr_splits += 1;
-                    validate_split(mfn, table.pages(id), counts, &mut seen)?;
+                    validate_split(mfn, table.split_at(id), counts, &mut seen)?;
                 }
                 _ => {}
             }
@@ -110,10 +106,10 @@ impl Heap {
             let (mut at, mut before) = (self.heads[o], 0);
             expected |= u32::from(at != 0) << o;
             // A circle is longer than the count.
-            while at != 0 && *listed <= self.nr_blocks[o] {
-                let scale = if order >= Order::CHUNK { CHUNK_FRAMES } else { 1 };
-                let mfn = Mfn::new(u64::from(at) * scale);
-                let links = free_links(table, mfn, order).ok_or(ValidateError::Link { mfn, order })?;
+            while at != 0 && *listed <= table.entries().len() as u64 {
+                let chunk = u64::from(if order >= Order::CHUNK { at } else { at - 1 });
+                let mfn = Mfn::new(chunk * CHUNK_FRAMES);
+                let links = links_of(table, chunk as usize, order).ok_or(ValidateError::Link { mfn, order })?;
                 if links.1 != before {
                     return Err(ValidateError::Link { mfn, order });
                 }
@@ -129,71 +125,48 @@ impl Heap {
     }
 }
 
-/// Next and previous of the free block of that order at that frame, if one starts there.
-fn free_links(table: &FrameTable, mfn: Mfn, order: Order) -> Option<(u32, u32)> {
+/// Next and previous of what is in the list of an order, if it belongs there.
+fn links_of(table: &FrameTable, chunk: usize, order: Order) -> Option<(u32, u32)> {
+    let entry = table.entries().get(chunk)?;
     if order >= Order::CHUNK {
-        let entry = table.entries().get(mfn.chunk() as usize)?;
         return (entry.free_order() == Some(order)).then(|| entry.links());
     }
-    let page = table.record(mfn)?;
-    let is_first = page.is_free() && page.free_order.load(Ordering::Relaxed) == u32::from(order.get());
-    is_first.then(|| (page.link_next.load(Ordering::Relaxed), page.link_prev.load(Ordering::Relaxed)))
+    let vacant = table.split_at(entry.split_id()?).vacant();
+    (vacant.level() == Some(order)).then(|| vacant.links())
 }
 
-fn validate_split(
-    base: Mfn,
-    pages: &[PageInfo; CHUNK_FRAMES as usize],
-    counts: Counts,
-    seen: &mut Seen,
-) -> Result<(), ValidateError> {
-    let mut records = Counts::NONE;
-    let mut index = 0;
-    while index < pages.len() {
-        let page = &pages[index];
-        let class = class_of_record(page);
-        if class != Class::Free {
-            records = records.plus(class, 1);
-            index += 1;
-            continue;
-        }
+fn validate_split(base: Mfn, split: &Split, counts: Counts, seen: &mut Seen) -> Result<(), ValidateError> {
+    let vacant = split.vacant();
+    let mut found = Counts::NONE;
+    for (index, page) in split.pages().iter().enumerate() {
         let mfn = base.offset(index as u64);
-        let nr_frames = match page.free_order.load(Ordering::Relaxed) {
-            FREE_AT_HAND => {
-                seen.nr_at_hand += 1;
-                1
-            }
-            FREE_TAIL => return Err(ValidateError::StrayTail { mfn }),
-            found => {
-                let order = match Order::try_new(found.into()) {
-                    Ok(order) if order < Order::CHUNK && mfn.is_aligned(order) => order,
-                    _ => return Err(ValidateError::Misplaced { mfn, order: found }),
-                };
-                let buddy = &pages[index ^ order.nr_frames() as usize];
-                if buddy.is_free() && buddy.free_order.load(Ordering::Relaxed) == found {
-                    let mfn = base.offset((index & !(order.nr_frames() as usize)) as u64);
-                    return Err(ValidateError::Unmerged { mfn, order });
-                }
-                seen.nr_blocks[order.get() as usize] += 1;
-                order.nr_frames() as usize
-            }
+        let mut ways = Vacancy::ALL.into_iter().filter(|&way| vacant.has_all(way, index, index + 1));
+        let class = match (page.owner(), ways.next(), ways.next()) {
+            (Some(owner), None, None) => Class::of_owner(owner),
+            (None, Some(way), None) if page.is_clear() => way.class(),
+            (None, Some(_), None) => return Err(ValidateError::Record { mfn }),
+            _ => return Err(ValidateError::Bits { mfn }),
         };
-        for (i, page) in pages[index..index + nr_frames].iter().enumerate() {
-            let mfn = mfn.offset(i as u64);
-            if !page.is_free() || page.owner().is_some() || page.type_info.load(Ordering::Relaxed) != 0 {
-                return Err(ValidateError::Record { mfn });
-            }
-            if i > 0 && page.free_order.load(Ordering::Relaxed) != FREE_TAIL {
-                return Err(ValidateError::NotTail { mfn });
-            }
-        }
-        records = records.plus(Class::Free, nr_frames as u64);
-        index += nr_frames;
+        found = found.plus(class, 1);
     }
     for class in Class::ALL {
-        let (entry, records) = (counts.get(class), records.get(class));
+        let (entry, records) = (counts.get(class), found.get(class));
         if entry != records {
             return Err(ValidateError::Count { mfn: base, class, entry, records });
         }
+    }
+    let (level, largest) = (vacant.level(), vacant.largest());
+    // No list has whole chunks that are split: one is in the list of halves.
+    let is_listed = match (level, largest) {
+        (None, None) => true,
+        (Some(level), Some(largest)) => level >= largest.min(Order::new(Order::CHUNK.get() - 1)),
+        _ => false,
+    };
+    if !is_listed {
+        return Err(ValidateError::Level { mfn: base, found: level, largest });
+    }
+    if let Some(level) = level {
+        seen.nr_listed[level.get() as usize] += 1;
     }
     seen.nr_free += counts.get(Class::Free);
     Ok(())

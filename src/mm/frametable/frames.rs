@@ -1,8 +1,8 @@
 //! Table and heap under one lock: what the kernel holds once, for ever.
 
 use super::{
-    ChunkEntry, ClaimError, Fill, FrameState, FrameTable, GetPageError, InitError, ReleaseError, SplitPool, SplitSlab,
-    packed,
+    ChunkEntry, ClaimError, Fill, FrameState, FrameTable, GetPageError, InitError, Near, ReleaseError, SplitPool,
+    SplitSlab, packed,
 };
 use crate::frame::{CHUNK_FRAMES, DomId, Mfn, MfnRange, Order};
 use crate::mm::buddy::{
@@ -192,6 +192,13 @@ impl LockedFrames<'_> {
         self.table.init_image(range)
     }
 
+    /// Claims a range if that is a matter of some whole chunks or of one that is split: nearly always. False if it takes more, or cannot be; nothing
+    /// has changed then, and [`LockedFrames::claim`] does the rest or says why. `near` is for the next claim.
+    #[inline(always)]
+    pub fn claim_at_once(&mut self, near: &mut Near, range: MfnRange, owner: DomId) -> bool {
+        self.table.claim_at_once(near, range, owner)
+    }
+
     /// See [`FrameTable::claim`]. Once the heap has memory it provides the page records.
     pub fn claim(&mut self, range: MfnRange, owner: DomId) -> Result<(), ClaimError> {
         match self.table.claim(self.heap.pool(), range, owner) {
@@ -309,7 +316,7 @@ impl LockedFrames<'_> {
 
     /// See [`Heap::stats`].
     pub fn stats(&self) -> HeapStats {
-        self.heap.stats()
+        self.heap.stats(self.table)
     }
 
     /// See [`Heap::validate`].
@@ -359,7 +366,7 @@ impl PageLookup for Frames {
 
     fn records(&self, chunk: u64) -> Option<&[PageInfo; CHUNK_FRAMES as usize]> {
         let id = self.table.entries().get(usize::try_from(chunk).ok()?)?.split_id()?;
-        Some(self.table.pages(id))
+        Some(self.table.split_at(id).pages())
     }
 
     /// # Panics

@@ -1,7 +1,7 @@
 //! Who owns which frame, in two levels.
 //!
 //! ```text
-//!  entries, one for each 2 MiB, 16 bytes                     splits, 512 page records each
+//!  entries, one for each 2 MiB, 16 bytes                     splits, 512 page records each, and bits for those that are nobody's
 //!  ┌────────┬───────┬───────┬───────────┬──────┬──────┐
 //!  │ region │ image │ owned │ split     │ free │ tail │ …
 //!  │        │       │ by d3 │ 12 free,… │ (10) │      │
@@ -16,11 +16,11 @@
 //!
 //! # Rules
 //!
-//! 1. All zero means uninitialised (I3): an entry of zeros is not RAM, a record of zeros is RAM that nobody has claimed.
+//! 1. All zero means uninitialised (I3): an entry of zeros is not RAM, a record of zeros is nobody's.
 //! 2. A frame has one claimant (I6). [`FrameTable::claim`] checks the whole range first, and its error names both.
 //! 3. Region and image frames are never claimed, never free, never a domain's (I1): nothing here leads out of these two states.
-//! 4. A page in a split chunk is *not RAM* or reserved if [`DomId::IO`](crate::frame::DomId::IO) owns it, *owned* if another domain does, *free* if its
-//!    count_info is exactly `FREE`, *private* if it has one reference and no owner, *unclaimed* if it is all zero.
+//! 4. A page in a split chunk is *not RAM* or reserved if [`DomId::IO`](crate::frame::DomId::IO) owns it, *owned* if another domain does. Otherwise it is
+//!    *unclaimed*, *free* or *private*, its record is all zero, and which of the three it is stands in the split's bits alone.
 //! 5. All changes are made with `&mut` to the pool or the heap, that is, under the one lock of [`Frames`]. Reading needs no
 //!    lock: a chunk's kind and where its records are is one word, and the records are complete before that word is written.
 //! 6. Nothing here allocates. Entries and slabs are the caller's, page records come from a [`SplitPool`]. A lack of them is
@@ -42,15 +42,18 @@ mod split;
 mod table;
 #[cfg(test)]
 pub(crate) mod tests;
+mod vacant;
 mod withhold;
 
 pub use chunk::{Chunk, ChunkEntry, Class, Counts, SplitId};
 pub use error::{ClaimError, FrameState, GetPageError, InitError, ReleaseError};
 pub use frames::{Frames, LockedFrames};
 pub use split::{
-    BOOT_SPLITS_MAX, FeedError, NR_SLABS, SLAB_SPLITS, SLABS_PER_ORDER, Split, SplitPool, SplitSlab, boot_slab_splits,
+    BOOT_SPLITS_MAX, BYTES_PER_PAGE, FeedError, NR_SLABS, SLAB_SPLITS, SLABS_PER_ORDER, Split, SplitPool, SplitSlab,
+    boot_slab_splits,
 };
-pub use table::{FrameTable, MAX_CHUNKS};
+pub use table::{FrameTable, MAX_CHUNKS, Near};
 
 pub(in crate::mm) use chunk::packed;
-pub(in crate::mm) use table::{FREE_AT_HAND, FREE_TAIL, Fill, Part, chunks_in, class_of_record, parts};
+pub(in crate::mm) use table::{Fill, Part, chunks_in, parts};
+pub(in crate::mm) use vacant::{Vacancy, Vacant};

@@ -2,33 +2,43 @@
 //!
 //! A [`Split`] holds 512 records. They come in *slabs*, slices that live for ever: during boot from region memory, later from blocks of
 //! the heap. A chunk entry names its split by number, so that no pointer has to be made out of an entry. Splits in nobody's use
-//! are chained through their first record: its `link_next` is the number of the next one plus 1, and its count_info tells
-//! whether the split was in use before (then the records hold old values). Neither is a count, so a reader with an
-//! old reference to such a record is refused.
+//! are all zero but for their place in the pool's chain, the number of the next one plus 1. A chunk is whole again only when
+//! all its pages are nobody's, whose records are zero: so no record is ever written to take a split or to give it back, and
+//! a reader with an old reference to such a record is refused.
 
 use super::chunk::SplitId;
+use super::vacant::Vacant;
 use crate::frame::CHUNK_FRAMES;
-use crate::mm::page_info::{CountFlags, PageInfo};
+use crate::mm::page_info::PageInfo;
 use core::fmt;
-use core::sync::atomic::Ordering;
 
-/// Page records of one chunk.
+/// Page records of one chunk, and which of its pages are nobody's.
 #[repr(C, align(64))]
 pub struct Split {
     pages: [PageInfo; CHUNK_FRAMES as usize],
+    vacant: Vacant,
 }
 
-const _: () = assert!(size_of::<Split>() == CHUNK_FRAMES as usize * size_of::<PageInfo>());
+const _: () = assert!(size_of::<Split>() == CHUNK_FRAMES as usize * size_of::<PageInfo>() + 256);
+
+/// Bytes that a page of a split chunk takes, its record and its bits: what a build says of itself, so that the one before it can tell how much of the
+/// region it needs. Rounded up, which makes room for slabs of whole pages too.
+pub const BYTES_PER_PAGE: u32 = size_of::<Split>().div_ceil(CHUNK_FRAMES as usize) as u32;
 
 impl Split {
     /// 512 records of all zeros.
     pub const fn new() -> Self {
-        Self { pages: [const { PageInfo::uninitialised() }; CHUNK_FRAMES as usize] }
+        Self { pages: [const { PageInfo::uninitialised() }; CHUNK_FRAMES as usize], vacant: Vacant::new() }
     }
 
     /// The records, in the order of their frames.
     pub fn pages(&self) -> &[PageInfo; CHUNK_FRAMES as usize] {
         &self.pages
+    }
+
+    /// Which pages are nobody's.
+    pub(in crate::mm) fn vacant(&self) -> &Vacant {
+        &self.vacant
     }
 }
 
@@ -105,6 +115,9 @@ impl fmt::Display for FeedError {
     }
 }
 
+/// What an unused split has for the previous of a list, if its records hold whatever their memory held.
+const UNWRITTEN: u32 = u32::MAX;
+
 /// Finds a split by its number.
 pub(super) fn split_at(slabs: &'static [SplitSlab], id: SplitId) -> &'static Split {
     let slab = slabs[(id.0 >> 16) as usize].0.get().expect("a split in use is in a slab that was fed");
@@ -153,10 +166,12 @@ impl SplitPool {
         let base = (self.nr_slabs as u32) << 16;
         self.nr_slabs += 1;
         for index in (0..slab.len()).rev() {
+            let vacant = &slab[index].vacant;
             if !is_zero {
-                slab[index].pages[0].reset(CountFlags::FREE.bits(), None, 0);
+                vacant.reset();
+                vacant.set_prev(UNWRITTEN);
             }
-            slab[index].pages[0].link_next.store(self.first, Ordering::Relaxed);
+            vacant.set_next(self.first);
             self.first = (base | index as u32) + 1;
         }
         self.nr_unused += slab.len() as u64;
@@ -169,23 +184,26 @@ impl SplitPool {
         self.nr_slabs < self.slabs.len() && self.nr_slabs < usize::from(u16::MAX)
     }
 
-    /// Takes an unused split out; true beside it if its records are all zero.
-    pub(super) fn take(&mut self) -> Option<(SplitId, &'static Split, bool)> {
+    /// Takes an unused split out: all zero.
+    pub(super) fn take(&mut self) -> Option<(SplitId, &'static Split)> {
         let id = SplitId(self.first.checked_sub(1)?);
         let split = split_at(self.slabs, id);
-        let first = &split.pages[0];
-        self.first = first.link_next.load(Ordering::Relaxed);
-        first.link_next.store(0, Ordering::Relaxed);
-        let is_zero = first.count_info.load(Ordering::Relaxed) == 0;
+        let (next, mark) = split.vacant.links();
+        self.first = next;
+        split.vacant.set_next(0);
+        if mark == UNWRITTEN {
+            split.vacant.set_prev(0);
+            split.pages.iter().for_each(PageInfo::clear);
+        }
         self.nr_unused -= 1;
-        Some((id, split, is_zero))
+        Some((id, split))
     }
 
-    /// Puts a split back whose chunk is whole again.
+    /// Puts a split back whose chunk is whole again: none of its pages has an owner.
     pub(in crate::mm) fn give_back(&mut self, id: SplitId) {
-        let first = &split_at(self.slabs, id).pages[0];
-        first.reset(CountFlags::FREE.bits(), None, 0);
-        first.link_next.store(self.first, Ordering::Relaxed);
+        let vacant = &split_at(self.slabs, id).vacant;
+        vacant.reset();
+        vacant.set_next(self.first);
         self.first = id.0 + 1;
         self.nr_unused += 1;
     }
@@ -214,7 +232,7 @@ impl SplitPool {
             if n > self.nr_total {
                 return None;
             }
-            at = split_at(self.slabs, SplitId(at - 1)).pages[0].link_next.load(Ordering::Relaxed);
+            at = split_at(self.slabs, SplitId(at - 1)).vacant.links().0;
         }
         Some(n)
     }
@@ -223,6 +241,7 @@ impl SplitPool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frame::PAGE_SIZE;
 
     /// Slabs that boot makes of `room` splits' memory when each of them is needed: as long as they should be, or half as long again and again until
     /// there is room.
@@ -250,6 +269,19 @@ mod tests {
             // The heap's own slabs begin small nevertheless.
             assert!(nr_slabs / SLABS_PER_ORDER <= 2, "{room} splits take {nr_slabs} places");
         }
+    }
+
+    #[test]
+    fn slabs_of_whole_pages_fit_into_what_is_said_of_their_pages() {
+        let said = |splits: u64| splits * CHUNK_FRAMES * u64::from(BYTES_PER_PAGE);
+        let taken = |splits: u64| (splits * size_of::<Split>() as u64).next_multiple_of(PAGE_SIZE);
+        for nr_slabs in 0..200 {
+            let splits = boot_slab_splits(nr_slabs);
+            assert!(taken(splits) <= said(splits), "slab {nr_slabs} of {splits}");
+        }
+        // Where no more than the rest of the region is left, slabs are shorter: those find room in the splits that are planned to spare.
+        let short: u64 = [1, 2, 4].into_iter().map(|splits| taken(splits) - said(splits)).sum();
+        assert!(short < said(1), "{short} bytes");
     }
 
     #[test]

@@ -24,7 +24,10 @@ pub fn slab() -> &'static [Split] {
         }
         *used += 1;
         let slab = slabs[*used - 1];
-        slab.iter().flat_map(Split::pages).for_each(|page| page.reset(0, None, 0));
+        for split in slab {
+            split.pages().iter().for_each(|page| page.clear());
+            split.vacant().reset();
+        }
         slab
     })
 }

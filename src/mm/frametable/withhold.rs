@@ -48,7 +48,7 @@ impl FrameTable {
                 return Err(ClaimError::NoRecords { range, needed: 1, found: 0 });
             }
             let Some(id) = entry.split_id() else { continue };
-            for page in &self.pages(id)[part.first..part.end] {
+            for page in &self.split_at(id).pages()[part.first..part.end] {
                 page.assign(DomId::IO, CountFlags::empty());
             }
             entry.set_counts(entry.counts().moved(part.len(), Class::of_owner(owner), Class::Hole));
