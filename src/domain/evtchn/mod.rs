@@ -73,6 +73,19 @@ pub enum Service {
     Store = 2,
 }
 
+impl Service {
+    /// The one that has a number as the hypervisor's port.
+    pub const fn of(port: u32) -> Option<Self> {
+        match port {
+            1 => Some(Self::Console),
+            2 => Some(Self::Store),
+            _ => None,
+        }
+    }
+}
+
+const _: () = assert!(Service::Console as u32 == 1 && Service::Store as u32 == 2);
+
 /// What a domain needs for its events to be delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DomainConfig {

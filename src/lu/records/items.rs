@@ -2,6 +2,7 @@
 
 use super::super::stream::RecordError;
 use super::lists::Item;
+use crate::domain::evtchn::Service;
 use crate::frame::{CHUNK_FRAMES, CHUNK_SIZE, DomId, FRAME_BITS, Mfn, MfnRange, Order, Pfn};
 use core::fmt;
 
@@ -256,6 +257,11 @@ impl Item<2> for Channel {
             return bad(8, number.into());
         }
         let is_xen_consumer = flags & Self::XEN_CONSUMER != 0;
+        // The hypervisor's end is one of its services.
+        let is_service = is_port && remote == DomId::XEN && Service::of(number).is_some();
+        if is_xen_consumer && !is_service {
+            return bad(5, flags.into());
+        }
         Ok(Self { port, state, is_xen_consumer, notify_vcpu: (second >> 32) as u32 })
     }
 }

@@ -233,9 +233,9 @@ impl SavedDomain {
     fn ports(&self) -> Vec<PortRecord> {
         let record = |c: &Channel| {
             let state = match c.state {
-                ChannelState::Interdomain { port, .. } if c.is_xen_consumer => PortState::Hypervisor {
-                    service: if port == Service::Store as u32 { Service::Store } else { Service::Console },
-                },
+                ChannelState::Interdomain { port, .. } if c.is_xen_consumer => {
+                    PortState::Hypervisor { service: Service::of(port)? }
+                }
                 ChannelState::Unbound { remote } => PortState::Unbound { remote },
                 ChannelState::Interdomain { remote, port } => PortState::Interdomain { remote, remote_port: port },
                 ChannelState::Virq { virq } => PortState::Virq { virq },

@@ -113,8 +113,11 @@ impl Heap {
             return self.list_whole(table, part.chunk, vacant);
         }
         let Some(level) = vacant.level() else { return self.list_anew(table, part.chunk, vacant) };
-        // Nearly always nothing has come about that is larger than what the list promises.
-        if level < HIGHEST && (part.len() > level.nr_frames() || vacant.is_free_around(part.first, level)) {
+        // Nearly always nothing has come about that is larger than what the list promises. If it has, an end of what became free is in it.
+        let is_larger = |index| vacant.is_free_around(index, level);
+        if level < HIGHEST
+            && (part.len() > level.nr_frames() || is_larger(part.first) || (part.len() > 1 && is_larger(part.end - 1)))
+        {
             self.list_anew(table, part.chunk, vacant);
         }
     }

@@ -1,6 +1,6 @@
 //! The buddy heap: all RAM that nobody has claimed, in naturally aligned blocks of order 0 to 18.
 //!
-//! Blocks of 2 MiB and more live in the chunk entries of the frametable, smaller ones in the bits of split chunks ([`Vacant`]). The lists, of blocks and of
+//! Blocks of 2 MiB and more live in the chunk entries of the frametable, smaller ones in the bits of split chunks (`Vacant`). The lists, of blocks and of
 //! split chunks, are chained through both (the newest first), so the heap itself is a few heads and counters. No page's record is looked at or written
 //! unless the page comes from an owner or goes to one.
 //!

@@ -694,3 +694,16 @@ proptest! {
         }
     }
 }
+
+/// Pages that come back need not be a block: here they complete one with their end alone.
+#[test]
+fn what_comes_back_is_offered_whichever_end_of_it_completes_a_block() {
+    let frames = machine(4, 4);
+    frames.lock().init_ram(range(0, 2048)).unwrap();
+    frames.claim(range(512, 522), d(1)).unwrap();
+    frames.claim(range(528, 1024), d(1)).unwrap();
+    frames.plug_in(map);
+    frames.validate().unwrap();
+    assert_eq!(frames.relinquish(range(518, 522), d(1)).unwrap(), 4);
+    frames.validate().unwrap();
+}

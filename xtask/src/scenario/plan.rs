@@ -20,7 +20,7 @@ pub fn all() -> Vec<Scenario> {
             .says("lu: plan: image: [0-9]+ KiB in a slot of 4096 KiB; its digest is checked when")
             .says("lu: plan: features: needed nx; the machine has nx, ")
             .says("lu: plan: stream: version [0-9]+, it reads [0-9]+ to [0-9]+; about [0-9]+ KiB in ")
-            .says("lu: plan: page records: [0-9]+ chunks .*, 512 of 64 bytes each; it has places for 131072$")
+            .says("lu: plan: page records: [0-9]+ chunks .*, 512 of 65 bytes each; it has places for 130055$")
             .says("lu: plan: region: [0-9]+ KiB fixed, .*: [0-9]+ KiB of 32768$"),
         refused("plan-features", "the next image needs what no machine has", Damage::Features)
             .says("lu: plan: refused: .*the image needs 0x8000000000000000, which this machine does not have; it has nx"),
