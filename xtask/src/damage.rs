@@ -41,6 +41,10 @@ pub enum Damage {
     StreamFrames,
     /// A good image that says that it reads stream versions from 3 on only.
     NewerStream,
+    /// A good image that trusts the scenarios' own key: what `LUXEN_KEY=` makes of the same sources, as no code depends on which key it is.
+    Rotated,
+    /// The first build, signed by the scenarios' own key.
+    Successor,
 }
 
 /// Note type of what an image needs.
@@ -56,7 +60,7 @@ const MULTIBOOT2_SEARCH_BYTES: usize = 32 * 1024;
 
 impl Damage {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Truncated,
         Self::Flipped,
         Self::NotMultiboot2,
@@ -71,6 +75,8 @@ impl Damage {
         Self::Places,
         Self::StreamFrames,
         Self::NewerStream,
+        Self::Rotated,
+        Self::Successor,
     ];
 
     /// The file that [`make_all`] leaves.
@@ -90,8 +96,15 @@ impl Damage {
             Self::Places => "places",
             Self::StreamFrames => "stream-frames",
             Self::NewerStream => "newer-stream",
+            Self::Rotated => "rotated",
+            Self::Successor => "successor",
         };
         Path::new(paths::DAMAGED).join(name)
+    }
+
+    /// The build that it is made of.
+    fn of(self) -> &'static str {
+        if self == Self::Successor { "luxen" } else { "luxen-next" }
     }
 
     fn apply(self, good: &[u8], key: &SigningKey) -> Result<Vec<u8>> {
@@ -118,7 +131,11 @@ impl Damage {
             Self::StreamFrames => change_needs(&mut file, 52, &2u32.to_le_bytes(), key)?,
             Self::NewerStream => change_needs(&mut file, STREAM_MIN, &[3, 0, 0, 0, 4, 0, 0, 0], key)?,
             Self::Unsigned => sign::unsign(&mut file)?,
-            Self::Stranger => sign::sign(&mut file, &sign::stranger())?,
+            Self::Stranger | Self::Successor => sign::sign(&mut file, &sign::stranger())?,
+            Self::Rotated => {
+                build_in(&mut file, key, &sign::stranger())?;
+                sign::sign(&mut file, key)?;
+            }
             Self::Signature => {
                 let place = Place::Signature.find(&file)?.context("the good image has no place for a signature")?;
                 file[place.end - 1] ^= 1;
@@ -133,16 +150,37 @@ impl Damage {
     }
 }
 
-/// Damages `luxen-next` in every way.
+/// Damages the builds in every way.
 pub fn make_all() -> Result<()> {
-    let path = paths::out("luxen-next");
-    let good = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let key = sign::development()?;
     for damage in Damage::ALL {
+        let path = paths::out(damage.of());
+        let good = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let bad = damage.apply(&good, &key).with_context(|| format!("cannot make the image {damage:?}"))?;
         fs::write(damage.file(), bad).with_context(|| format!("cannot write {}", damage.file().display()))?;
     }
     Ok(())
+}
+
+/// Puts another public key in the place of the one that was built in.
+fn build_in(file: &mut [u8], old: &SigningKey, new: &SigningKey) -> Result<()> {
+    let (old, new) = (old.verifying_key(), new.verifying_key());
+    let places = places_of(file, old.as_bytes());
+    let [place] = places[..] else {
+        anyhow::bail!(
+            "the development key is in the image {} times, not once: it was built with another LUXEN_KEY, or the key is not kept as its bytes any more",
+            places.len()
+        );
+    };
+    file[place..place + new.as_bytes().len()].copy_from_slice(new.as_bytes());
+    // In instructions it would be there in pieces, of seven bytes at least wherever eight of them are moved at once.
+    let is_left = old.as_bytes().windows(7).any(|piece| !places_of(file, piece).is_empty());
+    ensure!(!is_left, "the development key is in the image's code, too: build::key has to be the one place");
+    Ok(())
+}
+
+fn places_of(file: &[u8], wanted: &[u8]) -> Vec<usize> {
+    (0..file.len()).filter(|&at| file[at..].starts_with(wanted)).collect()
 }
 
 fn multiboot2_header(file: &[u8]) -> Option<usize> {
@@ -194,6 +232,7 @@ mod tests {
         file.resize(file.len().next_multiple_of(8), 0);
         file.extend(MULTIBOOT2_MAGIC.to_le_bytes());
         file.extend([1; 400]);
+        file.extend(key().verifying_key().as_bytes());
         // A second program header in the place of the note's data would overlap it: the table moves to the end.
         let table = file.len().next_multiple_of(8);
         file.resize(table, 0);
@@ -258,6 +297,22 @@ mod tests {
         let signature = Place::Signature.find(&good).unwrap().unwrap();
         let may_differ = [digest, signature, needs.start + 12..needs.start + 20];
         assert!(differs.iter().all(|i| may_differ.iter().any(|place| place.contains(i))));
+    }
+
+    #[test]
+    fn a_rotated_image_has_another_key_and_the_old_signature() {
+        let good = image();
+        let bad = Damage::Rotated.apply(&good, &key()).unwrap();
+        assert_eq!(signed_again(&bad, &key()), bad);
+        let has = |file: &[u8], key: &SigningKey| !places_of(file, key.verifying_key().as_bytes()).is_empty();
+        assert!(has(&good, &key()) && !has(&good, &sign::stranger()));
+        assert!(!has(&bad, &key()) && has(&bad, &sign::stranger()));
+        // Not by guess where it is not, or not once.
+        assert!(Damage::Rotated.apply(&bad, &key()).is_err());
+        let twice = [&good[..], key().verifying_key().as_bytes()].concat();
+        assert!(Damage::Rotated.apply(&twice, &key()).is_err());
+        let in_code = [&good[..], &key().verifying_key().as_bytes()[7..14]].concat();
+        assert!(Damage::Rotated.apply(&in_code, &key()).is_err());
     }
 
     #[test]

@@ -115,7 +115,7 @@ fn check_load(host: &Host, image: &Needs, load: &Load) -> Result<RegionNeeds, Re
 
 /// Who must have signed a next image.
 pub(super) fn trust(host: &Host) -> Trust {
-    Trust::of(&host.options.lu_key, crate::build::KEY)
+    Trust::of(&host.options.lu_key, crate::build::key())
 }
 
 /// The last check before the jump: with the stream where it is now, the incoming side has bytes and places for all that it will claim.

@@ -262,6 +262,52 @@ mod tests {
     }
 
     proptest! {
+        // Reports come and are taken back while memory is still being plugged in, as behind an update.
+        #[test]
+        fn reports_and_plugging_in_do_not_get_in_each_others_way(
+            steps in proptest::collection::vec((1u64..3072, any::<bool>(), 0usize..3), 1..60),
+        ) {
+            let frames = plugged(6);
+            frames.claim(range(700, 1700), d(1)).unwrap();
+            frames.claim(range(2060, 2070), d(1)).unwrap();
+            frames.lock().plug_in_later(map);
+            let mut listed = BTreeSet::new();
+            for (mfn, is_report, then) in steps {
+                if is_report {
+                    match frames.retire(Mfn::new(mfn)) {
+                        Retired::Gone | Retired::WhenFreed { .. } => {
+                            listed.insert(mfn);
+                        }
+                        // Page records are memory, too.
+                        found => prop_assert_eq!(found, Retired::Stays { found: FrameState::Private }),
+                    }
+                } else if let Some(mfn) = listed.range(mfn..).next().copied() {
+                    listed.remove(&mfn);
+                    prop_assert!(frames.reinstate(Mfn::new(mfn)));
+                }
+                match then {
+                    0 => {
+                        frames.lock().plug_in_more();
+                    }
+                    1 => frames.alloc(Order::PAGE).into_iter().for_each(|block| frames.free(block)),
+                    _ => {}
+                }
+                frames.validate().unwrap();
+            }
+            while frames.plug_in_more() {}
+            frames.relinquish(range(700, 1700), d(1)).unwrap();
+            frames.relinquish(range(2060, 2070), d(1)).unwrap();
+            frames.validate().unwrap();
+            let mut given = BTreeSet::new();
+            while let Some(block) = frames.alloc(Order::PAGE) {
+                prop_assert!(given.insert(block.mfn().get()));
+            }
+            prop_assert!(listed.is_disjoint(&given));
+            // Frame 0 is a hole, too.
+            let ledger = frames.ledger();
+            prop_assert_eq!((ledger.free, ledger.holes), (0, listed.len() as u64 + 1));
+        }
+
         #[test]
         fn nobody_is_ever_given_a_retired_frame(bad in proptest::collection::btree_set(1u64..2048, 1..12), keep in 0usize..40) {
             let frames = plugged(4);

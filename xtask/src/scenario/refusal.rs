@@ -69,6 +69,23 @@ pub fn all() -> Vec<Scenario> {
             sign::id(&sign::stranger())
         ))
         .updates(1),
+        rotated("sign-rotated", "a build signed with the old key brings the new one: what that has signed is taken")
+            .modules([
+                Module::image(Damage::Rotated.file(), "luxen-next"),
+                Module::image(Damage::Successor.file(), "luxen"),
+            ])
+            .says(&format!("lu: staged .*-a from module luxen, signed by key {}: ", sign::id(&sign::stranger())))
+            .says("start: luxen .*-a took over from luxen .*-b, update 2")
+            .updates(2),
+        rotated("sign-revoked", "behind that build, what the old key has signed is not taken any more")
+            .options("expect=refuse")
+            .modules([Module::image(Damage::Rotated.file(), "luxen-next"), Module::image(paths::out("luxen"), "luxen")])
+            .says(&format!(
+                "lu: refused: image luxen: the image is signed by key [0-9a-f]{{16}}, and only what key {} has",
+                sign::id(&sign::stranger())
+            ))
+            .never("took over from luxen .*-b")
+            .updates(1),
         trusting("sign-none", "unsigned images are taken if that was asked for", "lu-key=none")
             .modules([
                 Module::image(Damage::Unsigned.file(), "luxen-next"),
@@ -140,6 +157,13 @@ fn refused(name: &'static str, purpose: &'static str, reason: &str) -> Scenario 
 /// What makes a hypervisor trust the scenarios' own key alone.
 fn stranger_key() -> String {
     format!("lu-key={}", sign::public(&sign::stranger()))
+}
+
+/// Two updates by the keys that are built in, if they are taken.
+fn rotated(name: &'static str, purpose: &'static str) -> Scenario {
+    Scenario::new(name, purpose)
+        .options("liveupdate=32M lu-first=100 lu-updates=2 lu-every=100 finish=200")
+        .guests([Guest::new("pulse", "16M"), Guest::new("memory", "32M")])
 }
 
 /// Two updates under a policy.
