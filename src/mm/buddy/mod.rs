@@ -27,6 +27,7 @@
 mod block;
 mod error;
 mod list;
+mod plug_in;
 mod retire;
 #[cfg(test)]
 mod tests;
@@ -45,8 +46,6 @@ use crate::mm::page_info::{COUNT_MASK, CountFlags, PageInfo};
 use core::ops::Range;
 use core::sync::atomic::Ordering;
 
-/// Chunks that are plugged in at a time: no block reaches over a multiple of the largest.
-const PIECE: usize = chunks_in(Order::MAX);
 const NR_ORDERS: usize = Order::MAX.get() as usize + 1;
 
 /// Makes page records of a block that the heap gives away for ever, whatever is written there. It is called with the heap locked, so it must not
@@ -99,85 +98,6 @@ impl Heap {
     /// Frames in the heap.
     pub fn nr_free(&self) -> u64 {
         self.nr_free
-    }
-
-    /// Makes every unclaimed frame free and returns how many they were. From now on the heap provides page records by itself, through
-    /// `map`. Costs a step for each chunk, and some for each split chunk that has unclaimed pages.
-    pub fn plug_in(&mut self, table: &FrameTable, map: MapSplits) -> u64 {
-        let before = self.nr_free;
-        self.map = Some(map);
-        self.plug_in_chunks(table, 0..table.entries().len());
-        self.nr_free - before
-    }
-
-    /// As [`Self::plug_in`], but little by little: with [`Self::plug_in_more`], and when an allocation finds nothing else.
-    pub fn plug_in_later(&mut self, table: &FrameTable, map: MapSplits) {
-        self.map = Some(map);
-        self.unplugged = 0..table.entries().len();
-    }
-
-    /// Makes the unclaimed frames of the next block of the largest order free, and of more if there are none; false if everything is plugged in.
-    /// The topmost comes first and the others ascend, so that in the end memory from the top is used first in this way, too.
-    pub fn plug_in_more(&mut self, table: &FrameTable) -> bool {
-        let before = self.nr_free;
-        let all = table.entries().len();
-        while !self.unplugged.is_empty() && self.nr_free == before {
-            let Range { start, end } = self.unplugged;
-            let top = (end - 1) / PIECE * PIECE;
-            if end == all {
-                self.unplugged.end = top;
-                self.plug_in_chunks(table, top..end);
-            } else {
-                self.unplugged.start = start + PIECE;
-                self.plug_in_chunks(table, start..start + PIECE);
-            }
-            if self.unplugged.is_empty() {
-                self.list_first(table, (all - 1) / PIECE * PIECE..all);
-            }
-        }
-        self.nr_free != before
-    }
-
-    /// Makes all unclaimed frames free that are not yet.
-    pub fn plug_in_rest(&mut self, table: &FrameTable) {
-        while self.plug_in_more(table) {}
-    }
-
-    fn plug_in_chunks(&mut self, table: &FrameTable, chunks: Range<usize>) {
-        let entries = &table.entries()[..chunks.end];
-        let mut chunk = chunks.start;
-        while chunk < entries.len() {
-            match entries[chunk].word() {
-                packed::UNCLAIMED => {
-                    // What was just looked at is still in the cache.
-                    let stop = ((chunk | (PIECE - 1)) + 1).min(entries.len());
-                    let run = entries[chunk..stop].iter().take_while(|e| e.word() == packed::UNCLAIMED).count();
-                    self.free_chunks(table, chunk, run);
-                    chunk += run;
-                }
-                word => {
-                    if word & packed::KIND == packed::SPLIT {
-                        self.plug_in_pages(table, chunk);
-                    }
-                    chunk += 1;
-                }
-            }
-        }
-    }
-
-    fn plug_in_pages(&mut self, table: &FrameTable, chunk: usize) {
-        let entry = &table.entries()[chunk];
-        let nr_new = entry.counts().get(Class::Unclaimed);
-        if nr_new == 0 {
-            return;
-        }
-        let Some(id) = entry.split_id() else { return };
-        let vacant = table.split_at(id).vacant();
-        vacant.free_unclaimed();
-        let counts = entry.counts().moved(nr_new, Class::Unclaimed, Class::Free);
-        entry.set_counts(counts);
-        self.nr_free += nr_new;
-        self.list_more(table, Part { chunk, first: 0, end: CHUNK_FRAMES as usize }, vacant, counts);
     }
 
     /// Makes the frames of `range` free, which are all unclaimed. Nothing has changed on an error.

@@ -292,7 +292,8 @@ mod tests {
                     1 => frames.alloc(Order::PAGE).into_iter().for_each(|block| frames.free(block)),
                     _ => {}
                 }
-                frames.validate().unwrap();
+                // Of the frames as they are: `Frames::validate` plugs all in first.
+                frames.lock().validate().unwrap();
             }
             while frames.plug_in_more() {}
             frames.relinquish(range(700, 1700), d(1)).unwrap();

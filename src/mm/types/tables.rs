@@ -78,6 +78,22 @@ impl<'a, L: PageLookup, M: PhysMem> PageTypes<'a, L, M> {
         self.put_entries(table, ENTRIES);
     }
 
+    /// Calls `each` with the place of the first and the values of as many entries as are read at a time, over the first `nr_entries`, until one errs.
+    #[inline(always)]
+    fn for_batches(
+        &self,
+        table: Mfn,
+        nr_entries: u64,
+        mut each: impl FnMut(u64, &[[u8; 8]]) -> Result<(), (u64, TypeError)>,
+    ) -> Result<(), (u64, TypeError)> {
+        let mut bytes = [0u8; BATCH_BYTES];
+        for first in (0..nr_entries).step_by(BATCH as usize) {
+            self.mem.read(table.maddr().offset(first * 8), &mut bytes);
+            each(first, bytes.as_chunks::<8>().0)?;
+        }
+        Ok(())
+    }
+
     /// Calls `each` with the place and value of the present ones among the first `nr_entries` entries, in order, until one errs.
     #[inline(always)]
     fn for_present(
@@ -86,13 +102,8 @@ impl<'a, L: PageLookup, M: PhysMem> PageTypes<'a, L, M> {
         nr_entries: u64,
         mut each: impl FnMut(u64, u64) -> Result<(), TypeError>,
     ) -> Result<(), (u64, TypeError)> {
-        let mut bytes = [0u8; BATCH_BYTES];
-        let mut first = 0;
-        while first < nr_entries {
-            self.mem.read(table.maddr().offset(first * 8), &mut bytes);
-            let (values, _) = bytes.as_chunks::<8>();
-            let (eights, _) = values.as_chunks::<8>();
-            for (eight, start) in eights.iter().zip((first..nr_entries).step_by(8)) {
+        self.for_batches(table, nr_entries, |first, values| {
+            for (eight, start) in values.as_chunks::<8>().0.iter().zip((first..nr_entries).step_by(8)) {
                 // Most of most tables is empty.
                 if eight.iter().fold(0, |all, value| all | u64::from_le_bytes(*value)) & PRESENT == 0 {
                     continue;
@@ -104,30 +115,8 @@ impl<'a, L: PageLookup, M: PhysMem> PageTypes<'a, L, M> {
                     }
                 }
             }
-            first += BATCH;
-        }
-        Ok(())
-    }
-
-    /// Calls `each` with the place and value of the first `nr_entries` entries, in order, until one errs.
-    #[inline(always)]
-    fn for_entries(
-        &self,
-        table: Mfn,
-        nr_entries: u64,
-        mut each: impl FnMut(u64, u64) -> Result<(), TypeError>,
-    ) -> Result<(), (u64, TypeError)> {
-        let mut bytes = [0u8; BATCH_BYTES];
-        let mut first = 0;
-        while first < nr_entries {
-            self.mem.read(table.maddr().offset(first * 8), &mut bytes);
-            let (values, _) = bytes.as_chunks::<8>();
-            for (slot, value) in (first..nr_entries).zip(values) {
-                each(slot, u64::from_le_bytes(*value)).map_err(|error| (slot, error))?;
-            }
-            first += BATCH;
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     fn validate_l1(&self, table: &Table<'_>) -> Result<(), TypeError> {
@@ -153,10 +142,7 @@ impl<'a, L: PageLookup, M: PhysMem> PageTypes<'a, L, M> {
     fn replay_leaves(&self, table: &Table<'_>, leaves: &mut u64) -> Result<(), (u64, TypeError)> {
         // Frames that follow each other are mapped one after the other: most leaves find their chunk looked up.
         let mut known = Known::NOTHING;
-        let mut bytes = [0u8; BATCH_BYTES];
-        for first in (0..ENTRIES).step_by(BATCH as usize) {
-            self.mem.read(table.mfn.maddr().offset(first * 8), &mut bytes);
-            let mut left = bytes.as_chunks::<8>().0;
+        self.for_batches(table.mfn, ENTRIES, |first, mut left| {
             while !left.is_empty() {
                 let (passed, taken) = take_plain(left, &known, self.domain.id);
                 *leaves = leaves.wrapping_add(taken);
@@ -168,8 +154,8 @@ impl<'a, L: PageLookup, M: PhysMem> PageTypes<'a, L, M> {
                 self.adjust_in_place(table, slot, leaf);
                 left = rest;
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     /// Writes a leaf as it goes into memory, if it is not so already.
@@ -212,10 +198,13 @@ impl<'a, L: PageLookup, M: PhysMem> PageTypes<'a, L, M> {
     }
 
     fn validate_descriptors(&self, mfn: Mfn) -> Result<(), TypeError> {
-        self.for_entries(mfn, ENTRIES, |slot, descriptor| {
-            let fixed = check_descriptor(descriptor).ok_or(TypeError::Descriptor { descriptor })?;
-            if fixed != descriptor {
-                self.mem.write_u64(slot_maddr(mfn, slot), fixed);
+        self.for_batches(mfn, ENTRIES, |first, values| {
+            for (slot, value) in (first..).zip(values) {
+                let descriptor = u64::from_le_bytes(*value);
+                let fixed = check_descriptor(descriptor).ok_or((slot, TypeError::Descriptor { descriptor }))?;
+                if fixed != descriptor {
+                    self.mem.write_u64(slot_maddr(mfn, slot), fixed);
+                }
             }
             Ok(())
         })
