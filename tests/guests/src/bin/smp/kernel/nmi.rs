@@ -8,7 +8,7 @@ use luxen_guests::machine::cpu::{self, MAX};
 use luxen_guests::machine::traps::{self, Frame, TrapOutcome};
 use luxen_guests::machine::{events, hypercall, time};
 
-use super::{deadline, granted, serve_hotplug};
+use super::{deadline, granted, has_stopped, serve_hotplug};
 
 static COUNTS: [AtomicU64; MAX] = [const { AtomicU64::new(0) }; MAX];
 static IS_INSIDE: [AtomicBool; MAX] = [const { AtomicBool::new(false) }; MAX];
@@ -57,7 +57,7 @@ pub fn check(me: usize) {
     assert!(count.is_multiple_of(2), "vCPU {me}: after NMI {count} the one that its handler sent is missing");
 }
 
-/// Sends one and waits until the other vCPU has had it.
+/// Sends one and waits until the other vCPU has had it, or has come to its end: then it stays pending.
 pub fn send(to: usize) {
     let before = count(to);
     granted(hypercall::vcpu_op_alone(op::VCPU_SEND_NMI, to), "send_nmi");
@@ -65,7 +65,7 @@ pub fn send(to: usize) {
         assert!(count(to) != before, "an NMI to oneself does not come at once");
     }
     let end = deadline();
-    while count(to) == before {
+    while count(to) == before && !has_stopped(to) {
         assert!(time::now() < end, "an NMI from vCPU {} to {to} is lost", cpu::id());
         serve_hotplug();
         hypercall::sched_yield();
