@@ -9,7 +9,8 @@ use crate::memory::Huge;
 use luxen::frame::{CHUNK_FRAMES, DomId, Mfn, MfnRange, PAGE_SIZE};
 use luxen::lu::claims::{Claims, NoRoom};
 use luxen::mm::frametable::{
-    ChunkEntry, ClaimError, Frames, InitError, MAX_CHUNKS, NR_SLABS, Split, SplitSlab, boot_slab_splits,
+    BlockState, ChunkEntry, ClaimError, Frames, InitError, MAX_CHUNKS, NR_SLABS, Split, SplitSlab, blocks_for,
+    boot_slab_splits,
 };
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -84,13 +85,12 @@ impl HostMemory {
     #[expect(unsafe_code, reason = "bytes become entries")]
     pub fn host(&mut self, nr_frames: u64) -> Host<'_> {
         let nr_chunks = nr_frames.div_ceil(CHUNK_FRAMES) as usize;
-        // The hypervisor clears its entries, too: where a boot is measured as a whole this is part of it.
-        self.entries.clear(nr_chunks * size_of::<ChunkEntry>());
         ARENA.set(Some(Arena { memory: self.splits.clone(), used: 0 }));
         let slabs: &'static [SplitSlab] = Box::leak((0..NR_SLABS).map(|_| SplitSlab::new()).collect());
-        // SAFETY: the host borrows the memory for as long as it lives; the entries have just been cleared.
+        // SAFETY: the host borrows the memory for as long as it lives; what is in the entries does not matter.
         let entries = unsafe { self.entries.slice::<ChunkEntry>(0, nr_chunks) };
-        let frames = Frames::new(entries, slabs);
+        let blocks = (0..blocks_for(nr_chunks)).map(|_| BlockState::new()).collect::<Vec<_>>().leak();
+        let frames = Frames::new(entries, blocks, slabs);
         let host = Host { frames, nr_frames, _memory: self };
         let ram = MfnRange::between(0, nr_frames).expect("a host is smaller than the machine's limit");
         loop {

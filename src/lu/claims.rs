@@ -16,7 +16,7 @@
 //! Without disputes a claim costs what [`Frames::claim`] costs, and many together take the lock once. With them, it costs a step for each frame in dispute.
 
 use crate::frame::{DomId, Mfn, MfnRange};
-use crate::mm::frametable::{ClaimError, FrameState, Frames, Near};
+use crate::mm::frametable::{ClaimError, FrameState, Frames};
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -145,20 +145,20 @@ impl<'a, E: From<NoRoom>, F: FnMut(u64) -> Result<(), E>> Claims<'a, F> {
         ranges: impl Iterator<Item = Result<MfnRange, X>>,
         owner: DomId,
     ) -> Result<Result<(), X>, E> {
-        let frames = self.frames;
-        let (mut locked, mut near) = (None, Near::default());
-        for range in ranges {
-            let range = match range {
-                Ok(range) => range,
-                Err(error) => return Ok(Err(error)),
-            };
-            if !locked.get_or_insert_with(|| frames.lock()).claim_at_once(&mut near, range, owner) {
+        let mut ranges = ranges;
+        loop {
+            let mut locked = self.frames.lock();
+            let mut claimer = locked.claimer(owner);
+            let other = ranges.find(|range| !range.as_ref().is_ok_and(|range| claimer.claim(*range)));
+            drop(claimer);
+            drop(locked);
+            match other {
+                None => return Ok(Ok(())),
                 // Nothing has changed. What it takes, records or a judgement, takes the lock itself.
-                locked = None;
-                self.domain(range, owner)?;
+                Some(Ok(range)) => self.domain(range, owner)?,
+                Some(Err(error)) => return Ok(Err(error)),
             }
         }
-        Ok(Ok(()))
     }
 
     /// Takes what nobody has claimed of a range out of use: faulty frames, when all claims are made. Others are left to who has them.

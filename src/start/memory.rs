@@ -15,7 +15,9 @@ use crate::log;
 use crate::lu::needs::RegionNeeds;
 use crate::memmap::{MAX_FAULTY, MemMap};
 use crate::mm::bootmem::{BootAlloc, BootBlock, OutOfBootMemory};
-use crate::mm::frametable::{ChunkEntry, ClaimError, Frames, InitError, NR_SLABS, Split, SplitSlab, boot_slab_splits};
+use crate::mm::frametable::{
+    BlockState, ChunkEntry, ClaimError, Frames, InitError, NR_SLABS, Split, SplitSlab, blocks_for, boot_slab_splits,
+};
 use crate::mm::physmem::PhysMem;
 use crate::ranges::RangeSet;
 use crate::region::LuRegion;
@@ -25,6 +27,7 @@ use crate::start::bootinfo::BootInfo;
 use crate::x86::cpu::Features;
 use crate::x86::directmap::{self, DirectMap};
 use crate::x86::{heap, paging, percpu};
+use alloc::vec::Vec;
 use spin::Once;
 
 /// Region at the first boot if the command line says nothing.
@@ -183,7 +186,17 @@ fn into_slice<T>(block: BootBlock, len: usize) -> &'static mut [T] {
     let at = range.first().unwrap_or(Mfn::ZERO).maddr();
     assert!(len * size_of::<T>() <= range.len_bytes() as usize, "a slice fits its block");
     DirectMap.zero(at, range.len_bytes());
-    // SAFETY: the block is consumed, so nobody else has it; callers use types for which zeros are valid (chunk entries, page records, bytes).
+    // SAFETY: the block is consumed, so nobody else has it; callers use types for which zeros are valid (page records, bytes).
+    unsafe { directmap::slice_mut(at, len) }
+}
+
+/// Boot memory as entries of the frametable, not cleared: it does not matter what is in them.
+#[expect(unsafe_code, reason = "boot memory becomes entries")]
+fn into_entries(block: BootBlock, len: usize) -> &'static [ChunkEntry] {
+    let range = block.range();
+    let at = range.first().unwrap_or(Mfn::ZERO).maddr();
+    assert!(len * size_of::<ChunkEntry>() <= range.len_bytes() as usize, "the entries fit their block");
+    // SAFETY: the block is consumed, so nobody else has it; an entry is two integers, and any bytes are.
     unsafe { directmap::slice_mut(at, len) }
 }
 
@@ -223,8 +236,9 @@ impl Mapped {
         let bytes = nr_entries * size_of::<ChunkEntry>() as u64;
         let block = boot.alloc(bytes.div_ceil(PAGE_SIZE), Order::PAGE).map_err(out("the frametable"))?;
         let frametable = block.range().len_bytes();
-        let entries: &'static [ChunkEntry] = into_slice(block, nr_entries as usize);
-        let frames = FRAMES.call_once(|| Frames::new(entries, &SLABS));
+        let entries = into_entries(block, nr_entries as usize);
+        let blocks = (0..blocks_for(entries.len())).map(|_| BlockState::new()).collect::<Vec<_>>().leak();
+        let frames = FRAMES.call_once(|| Frames::new(entries, blocks, &SLABS));
         for ram in firmware.map.ram() {
             loop {
                 let result = frames.lock().init_ram(ram);

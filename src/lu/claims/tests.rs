@@ -4,7 +4,8 @@ use super::*;
 use crate::cmdline::RegionSpec;
 use crate::frame::{CHUNK_FRAMES, CHUNK_SIZE};
 use crate::memmap::{FirmwareEntry, MemMap};
-use crate::mm::frametable::{ChunkEntry, InitError, Split, SplitSlab};
+use crate::mm::frametable::tests::untold;
+use crate::mm::frametable::{InitError, Split, SplitSlab};
 use crate::ranges::RangeSet;
 use crate::region::LuRegion;
 use proptest::prelude::*;
@@ -43,9 +44,9 @@ fn pc() -> MemMap {
 /// The frametable as boot makes it, before the first claim.
 fn machine(map: &MemMap) -> Frames {
     let nr_chunks = map.end().div_ceil(CHUNK_FRAMES) as usize;
-    let entries = Box::leak((0..nr_chunks).map(|_| ChunkEntry::new()).collect::<Box<[ChunkEntry]>>());
+    let (entries, blocks) = untold(nr_chunks);
     let places = Box::leak((0..256).map(|_| SplitSlab::new()).collect::<Box<[SplitSlab]>>());
-    let frames = Frames::new(entries, places);
+    let frames = Frames::new(entries, blocks, places);
     for ram in map.ram() {
         while let Err(e) = { frames.lock().init_ram(ram) } {
             assert!(matches!(e, InitError::NoRecords { .. }), "{e}");

@@ -7,7 +7,8 @@ use crate::lu::records::{
     STATIC_DATA_END, SavedExtent, StreamVersion, Summary, validate,
 };
 use crate::lu::stream::{StreamError, Writer};
-use crate::mm::frametable::{ChunkEntry, ClaimError, FrameState, Frames, Split, SplitSlab};
+use crate::mm::frametable::tests::untold;
+use crate::mm::frametable::{ClaimError, FrameState, Frames, Split, SplitSlab};
 use std::boxed::Box;
 use std::collections::BTreeSet;
 use std::vec::Vec;
@@ -35,9 +36,9 @@ fn splits(nr: u64) -> &'static [Split] {
 /// A machine whose memory ends behind so many frames, with a region, an image, and a hole.
 fn machine(nr_frames: u64) -> Frames {
     let nr_chunks = nr_frames.div_ceil(CHUNK_FRAMES);
-    let entries = Box::leak((0..nr_chunks).map(|_| ChunkEntry::new()).collect::<Box<[ChunkEntry]>>());
+    let (entries, blocks) = untold(nr_chunks as usize);
     let slabs = Box::leak((0..1024).map(|_| SplitSlab::new()).collect::<Box<[SplitSlab]>>());
-    let frames = Frames::new(entries, slabs);
+    let frames = Frames::new(entries, blocks, slabs);
     let mut locked = frames.lock();
     locked.pool().feed(splits(SLAB)).unwrap();
     locked.init_ram(range(0, HOLE)).unwrap();

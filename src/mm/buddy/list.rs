@@ -33,11 +33,11 @@ impl Heap {
 
     fn push_chunks(&mut self, table: &FrameTable, chunk: u32, order: Order) {
         let next = self.heads[order.get() as usize];
-        let entry = &table.entries()[chunk as usize];
+        let entry = table.entries().written(chunk as usize);
         entry.set_links(next, 0);
         entry.set_word(packed::free(order));
         if next != 0 {
-            let other = &table.entries()[next as usize];
+            let other = table.entries().written(next as usize);
             other.set_links(other.links().0, chunk);
         }
         self.set_head(order, chunk);
@@ -45,15 +45,15 @@ impl Heap {
     }
 
     fn unlink_chunks(&mut self, table: &FrameTable, chunk: usize, order: Order) {
-        let entry = &table.entries()[chunk];
+        let entry = table.entries().written(chunk);
         let (next, prev) = entry.links();
         entry.set_word(packed::FREE_TAIL);
         if next != 0 {
-            let other = &table.entries()[next as usize];
+            let other = table.entries().written(next as usize);
             other.set_links(other.links().0, prev);
         }
         if prev != 0 {
-            let other = &table.entries()[prev as usize];
+            let other = table.entries().written(prev as usize);
             other.set_links(next, other.links().1);
         } else {
             self.set_head(order, next);
@@ -148,7 +148,7 @@ impl Heap {
     /// The chunk that is kept split though all its pages are free.
     pub(super) fn kept(&self, table: &FrameTable) -> Option<usize> {
         let chunk = self.kept.checked_sub(1)? as usize;
-        let entry = &table.entries()[chunk];
+        let entry = table.entries().at(chunk);
         (entry.split_id().is_some() && entry.counts() == Counts::all(Class::Free)).then_some(chunk)
     }
 
@@ -211,7 +211,7 @@ impl Heap {
     /// Moves the blocks of 2 MiB or more that begin in `chunks` to the heads of their lists, the last one to the very front.
     pub(super) fn list_first(&mut self, table: &FrameTable, chunks: Range<usize>) {
         for chunk in chunks {
-            if let Some(order) = table.entries()[chunk].free_order() {
+            if let Some(order) = table.entries().at(chunk).free_order() {
                 self.unlink_chunks(table, chunk, order);
                 self.push_chunks(table, chunk as u32, order);
             }
@@ -233,7 +233,7 @@ impl Heap {
         let mut chunk = usize::try_from(limit.div_ceil(CHUNK_FRAMES)).ok()?.min(table.entries().len());
         while chunk > 0 {
             chunk -= 1;
-            let entry = &table.entries()[chunk];
+            let entry = table.entries().at(chunk);
             match entry.word() & packed::KIND {
                 packed::FREE | packed::FREE_TAIL => {
                     let (first, found) = table.free_block_around(chunk)?;

@@ -121,7 +121,7 @@ impl Heap {
             return Err(InsertError::NoMemory);
         }
         for part in parts(range) {
-            let entry = &table.entries()[part.chunk];
+            let entry = table.entries().written(part.chunk);
             if entry.split_id().is_none() {
                 if part.is_whole() {
                     self.free_chunks(table, part.chunk, 1);
@@ -188,7 +188,7 @@ impl Heap {
         let first = self.first_of(found);
         let split = self.break_up(table, first, found, first);
         let chunk = first.chunk() as usize;
-        Some(self.hand_out(table, Part::block(chunk, 0, order), order, &table.entries()[chunk], split))
+        Some(self.hand_out(table, Part::block(chunk, 0, order), order, table.entries().written(chunk), split))
     }
 
     /// Takes a block that ends at or below the frame number `limit`, the highest one there is.
@@ -221,7 +221,7 @@ impl Heap {
             None => self.split_of(table, chunk).1,
         };
         let part = Part::block(chunk, target.index_in_chunk(), order);
-        self.hand_out(table, part, order, &table.entries()[chunk], split)
+        self.hand_out(table, part, order, table.entries().written(chunk), split)
     }
 
     /// Gives a block back.
@@ -232,7 +232,7 @@ impl Heap {
         let (mfn, order) = block.into_parts();
         if order >= Order::CHUNK {
             let chunk = mfn.chunk() as usize;
-            for entry in &table.entries()[chunk..chunk + chunks_in(order)] {
+            for entry in table.entries().all_written(chunk..chunk + chunks_in(order)) {
                 assert!(entry.word() == packed::PRIVATE, "a block of chunks is private (I6)");
             }
             self.free_block_of_chunks(table, chunk, order);
@@ -249,7 +249,7 @@ impl Heap {
                 return Err(block);
             }
             let chunk = block.mfn().chunk() as usize;
-            assert!(table.entries()[chunk].word() == packed::PRIVATE, "a block of a chunk is private (I6)");
+            assert!(table.entries().at(chunk).word() == packed::PRIVATE, "a block of a chunk is private (I6)");
             table.split(&mut self.pool, chunk, Fill::Private).expect("splits were reserved above");
         }
         block.halves()
@@ -293,7 +293,7 @@ impl Heap {
                 page.assign(owner, flags);
             }
             split.vacant().clear(Vacancy::Private, part.first, part.end);
-            let entry = &table.entries()[chunk];
+            let entry = table.entries().written(chunk);
             entry.set_counts(entry.counts().moved(part.len(), Class::Private, Class::of_owner(owner)));
             return Ok(DomBlock::new(block, owner));
         }
@@ -305,7 +305,7 @@ impl Heap {
             }
         }
         if flags.is_empty() {
-            for entry in &table.entries()[chunk..chunk + nr_chunks] {
+            for entry in table.entries().all_written(chunk..chunk + nr_chunks) {
                 entry.set_word(packed::owned(owner));
             }
             return Ok(DomBlock::new(block, owner));
@@ -353,7 +353,7 @@ impl Heap {
         }
         let class = Class::of_owner(owner);
         for part in parts(range) {
-            let entry = &table.entries()[part.chunk];
+            let entry = table.entries().written(part.chunk);
             if entry.split_id().is_none() {
                 if part.is_whole() {
                     self.free_block_of_chunks(table, part.chunk, Order::CHUNK);
@@ -445,7 +445,7 @@ impl Heap {
     /// Marks a block of whole chunks that is in no list as the hypervisor's own.
     fn hand_out_chunks(&mut self, table: &FrameTable, mfn: Mfn, order: Order) -> Block {
         let chunk = mfn.chunk() as usize;
-        for entry in &table.entries()[chunk..chunk + chunks_in(order)] {
+        for entry in table.entries().all_written(chunk..chunk + chunks_in(order)) {
             entry.set_word(packed::PRIVATE);
         }
         self.nr_free -= order.nr_frames();
@@ -474,7 +474,7 @@ impl Heap {
 
     /// Makes a block of whole chunks free that is in no list, and merges it.
     fn free_block_of_chunks(&mut self, table: &FrameTable, chunk: usize, order: Order) {
-        for entry in &table.entries()[chunk..chunk + chunks_in(order)] {
+        for entry in table.entries().all_written(chunk..chunk + chunks_in(order)) {
             entry.set_word(packed::FREE_TAIL);
         }
         self.nr_free += order.nr_frames();
@@ -527,7 +527,7 @@ impl Heap {
     /// Entry and split of a chunk that is split.
     #[inline(always)]
     fn split_of<'t>(&self, table: &'t FrameTable, chunk: usize) -> (&'t ChunkEntry, &'t Split) {
-        let entry = &table.entries()[chunk];
+        let entry = table.entries().written(chunk);
         let id = entry.split_id().expect("a block of less than 2 MiB is in a split chunk");
         (entry, table.split_at(id))
     }
@@ -535,7 +535,7 @@ impl Heap {
     /// The same, likely the one that was used last.
     #[inline(always)]
     fn split_near<'t>(&mut self, table: &'t FrameTable, chunk: usize) -> (&'t ChunkEntry, &'t Split) {
-        let entry = &table.entries()[chunk];
+        let entry = table.entries().written(chunk);
         let id = entry.split_id().expect("a block of less than 2 MiB is in a split chunk");
         (entry, self.near.split(table, id))
     }

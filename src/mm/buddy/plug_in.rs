@@ -52,14 +52,15 @@ impl Heap {
     }
 
     fn plug_in_chunks(&mut self, table: &FrameTable, chunks: Range<usize>) {
-        let entries = &table.entries()[..chunks.end];
+        let entries = table.entries();
+        entries.write_unclaimed(chunks.clone());
         let mut chunk = chunks.start;
-        while chunk < entries.len() {
-            match entries[chunk].word() {
+        while chunk < chunks.end {
+            match entries.at(chunk).word() {
                 packed::UNCLAIMED => {
                     // What was just looked at is still in the cache.
-                    let stop = ((chunk | (PIECE - 1)) + 1).min(entries.len());
-                    let run = entries[chunk..stop].iter().take_while(|e| e.word() == packed::UNCLAIMED).count();
+                    let stop = ((chunk | (PIECE - 1)) + 1).min(chunks.end);
+                    let run = (chunk..stop).take_while(|&c| entries.at(c).word() == packed::UNCLAIMED).count();
                     self.free_chunks(table, chunk, run);
                     chunk += run;
                 }
@@ -74,7 +75,7 @@ impl Heap {
     }
 
     fn plug_in_pages(&mut self, table: &FrameTable, chunk: usize) {
-        let entry = &table.entries()[chunk];
+        let entry = table.entries().written(chunk);
         let nr_new = entry.counts().get(Class::Unclaimed);
         if nr_new == 0 {
             return;

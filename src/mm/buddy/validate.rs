@@ -35,6 +35,7 @@ impl Heap {
 
     /// Checks all rules of the module over the whole table: costs a step for each chunk and each page of split ones.
     pub fn validate(&self, table: &FrameTable) -> Result<(), ValidateError> {
+        assert!(table.entries().is_sound(), "nobody writes what stands for entries that are not written (I3)");
         let seen = self.validate_table(table)?;
         let listed = self.validate_lists(table)?;
         for (o, &listed) in listed.iter().enumerate() {
@@ -61,15 +62,15 @@ impl Heap {
         let mut chunk = 0;
         while chunk < entries.len() {
             let mfn = Mfn::new(chunk as u64 * CHUNK_FRAMES);
-            match entries[chunk].get() {
+            match entries.at(chunk).get() {
                 Chunk::Free { order, .. } => {
                     let nr_chunks = chunks_in(order);
                     if !mfn.is_aligned(order) || chunk == 0 || chunk + nr_chunks > entries.len() {
                         return Err(ValidateError::Misplaced { mfn, order: order.get().into() });
                     }
-                    let tails = &entries[chunk + 1..chunk + nr_chunks];
-                    if let Some(bad) = tails.iter().position(|e| e.word() != packed::FREE_TAIL) {
-                        let mfn = Mfn::new((chunk + 1 + bad) as u64 * CHUNK_FRAMES);
+                    let mut tails = chunk + 1..chunk + nr_chunks;
+                    if let Some(bad) = tails.find(|&tail| entries.at(tail).word() != packed::FREE_TAIL) {
+                        let mfn = Mfn::new(bad as u64 * CHUNK_FRAMES);
                         return Err(ValidateError::NotTail { mfn });
                     }
                     let buddy = entries.get(chunk ^ nr_chunks).and_then(|e| e.free_order());

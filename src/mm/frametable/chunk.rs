@@ -2,10 +2,10 @@
 //!
 //! | kind | word, bits 63:32 | word, bits 31:16 | word, bits 15:8 | second word |
 //! |---|---|---|---|---|
-//! | owned | 0 | domain number | 0 | 0 |
+//! | owned | 0 | domain number | 0 | not used |
 //! | free, first chunk | 0 | 0 | order | previous chunk of the list (63:32), next (31:0), 0 for none |
 //! | split | number of the [`Split`](super::Split) | 0 | 0 | [`Counts`] |
-//! | all others | 0 | 0 | 0 | 0 |
+//! | all others | 0 | 0 | 0 | not used |
 //!
 //! The kind is in bits 7:0 of the word. A chunk's kind and what is needed to reach its page records are in one word, so that a reader
 //! without the lock sees either the old state or the new one. Chunk 0 is never free as a whole (frame 0 is nobody's), so its
@@ -195,6 +195,17 @@ impl ChunkEntry {
         Self { word: AtomicU64::new(0), extra: AtomicU64::new(0) }
     }
 
+    /// An entry in which anything may be, as in memory that nobody has cleared.
+    #[cfg(test)]
+    pub(crate) const fn dirty() -> Self {
+        Self { word: AtomicU64::new(u64::MAX), extra: AtomicU64::new(u64::MAX) }
+    }
+
+    /// An entry with this word, of a kind that has nothing in the second.
+    pub(super) const fn of_word(word: u64) -> Self {
+        Self { word: AtomicU64::new(word), extra: AtomicU64::new(0) }
+    }
+
     /// The entry, decoded.
     ///
     /// # Panics
@@ -223,7 +234,7 @@ impl ChunkEntry {
         self.word.load(Ordering::Acquire)
     }
 
-    /// Makes it a chunk that has nothing in the second word, or whose second word is set next.
+    /// Makes it a chunk that does not use the second word, or whose second word is set next.
     pub(in crate::mm) fn set_word(&self, word: u64) {
         self.word.store(word, Ordering::Release);
     }

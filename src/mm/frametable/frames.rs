@@ -1,8 +1,8 @@
 //! Table and heap under one lock: what the kernel holds once, for ever.
 
 use super::{
-    ChunkEntry, ClaimError, Fill, FrameState, FrameTable, GetPageError, InitError, Near, ReleaseError, SplitPool,
-    SplitSlab, packed,
+    BlockState, ChunkEntry, ClaimError, Claimer, Fill, FrameState, FrameTable, GetPageError, InitError, ReleaseError,
+    SplitPool, SplitSlab, packed,
 };
 use crate::frame::{CHUNK_FRAMES, DomId, Mfn, MfnRange, Order};
 use crate::mm::buddy::{
@@ -24,10 +24,14 @@ pub struct LockedFrames<'a> {
 }
 
 impl Frames {
-    /// Frames of which nothing is known yet. `entries` has one for each 2 MiB from address 0 on, all zero. `slabs` are empty and nobody
-    /// else's; [`NR_SLABS`](super::NR_SLABS) of them are enough.
-    pub const fn new(entries: &'static [ChunkEntry], slabs: &'static [SplitSlab]) -> Self {
-        Self { table: FrameTable::new(entries, slabs), heap: spin::Mutex::new(Heap::new(slabs)) }
+    /// Frames of which nothing is known yet. `entries` has one for each 2 MiB from address 0 on, with anything in it; of `blocks`, all zero, there are
+    /// [`blocks_for`](super::blocks_for) so many. `slabs` are empty and nobody else's; [`NR_SLABS`](super::NR_SLABS) of them are enough.
+    pub const fn new(
+        entries: &'static [ChunkEntry],
+        blocks: &'static [BlockState],
+        slabs: &'static [SplitSlab],
+    ) -> Self {
+        Self { table: FrameTable::new(entries, blocks, slabs), heap: spin::Mutex::new(Heap::new(slabs)) }
     }
 
     /// Takes the lock for several operations.
@@ -192,11 +196,13 @@ impl LockedFrames<'_> {
         self.table.init_image(range)
     }
 
-    /// Claims a range if that is a matter of some whole chunks or of one that is split: nearly always. False if it takes more, or cannot be; nothing
-    /// has changed then, and [`LockedFrames::claim`] does the rest or says why. `near` is for the next claim.
-    #[inline(always)]
-    pub fn claim_at_once(&mut self, near: &mut Near, range: MfnRange, owner: DomId) -> bool {
-        self.table.claim_at_once(near, range, owner)
+    /// For claims of a domain that come one after the other.
+    pub fn claimer(&mut self, owner: DomId) -> Claimer<'_> {
+        Claimer::new(self, owner)
+    }
+
+    pub(super) fn table(&self) -> &FrameTable {
+        self.table
     }
 
     /// See [`FrameTable::claim`]. Once the heap has memory it provides the page records.

@@ -36,6 +36,8 @@
 //! reference on a frame that others may free at the same time uses [`Frames::get_page`], which looks up and counts under the lock.
 
 mod chunk;
+mod claimer;
+mod entries;
 mod error;
 mod frames;
 mod split;
@@ -46,14 +48,16 @@ mod vacant;
 mod withhold;
 
 pub use chunk::{Chunk, ChunkEntry, Class, Counts, SplitId};
+pub use claimer::Claimer;
+pub use entries::{BLOCK_CHUNKS, BlockState, blocks_for};
 pub use error::{ClaimError, FrameState, GetPageError, InitError, ReleaseError};
 pub use frames::{Frames, LockedFrames};
 pub use split::{
     BOOT_SPLITS_MAX, BYTES_PER_PAGE, FeedError, NR_SLABS, SLAB_SPLITS, SLABS_PER_ORDER, Split, SplitPool, SplitSlab,
     boot_slab_splits,
 };
-pub use table::{FrameTable, MAX_CHUNKS, Near};
+pub use table::{FrameTable, MAX_CHUNKS};
 
 pub(in crate::mm) use chunk::packed;
-pub(in crate::mm) use table::{Fill, Part, chunks_in, parts};
+pub(in crate::mm) use table::{Fill, Near, Part, chunks_in, parts};
 pub(in crate::mm) use vacant::{Vacancy, Vacant};

@@ -7,9 +7,9 @@
 //! a reader with an old reference to such a record is refused.
 
 use super::chunk::SplitId;
-use super::vacant::Vacant;
-use crate::frame::CHUNK_FRAMES;
-use crate::mm::page_info::PageInfo;
+use super::vacant::{Vacancy, Vacant};
+use crate::frame::{CHUNK_FRAMES, DomId};
+use crate::mm::page_info::{CountFlags, PageInfo};
 use core::fmt;
 
 /// Page records of one chunk, and which of its pages are nobody's.
@@ -39,6 +39,19 @@ impl Split {
     /// Which pages are nobody's.
     pub(in crate::mm) fn vacant(&self) -> &Vacant {
         &self.vacant
+    }
+
+    /// Gives pages `[first, end)` to `owner` if all are unclaimed; they are to be counted by the caller.
+    #[inline(always)]
+    pub(super) fn claim_pages(&self, first: usize, end: usize, owner: DomId) -> bool {
+        if !self.vacant.has_all(Vacancy::Unclaimed, first, end) {
+            return false;
+        }
+        for page in &self.pages[first..end] {
+            page.assign(owner, CountFlags::empty());
+        }
+        self.vacant.clear(Vacancy::Unclaimed, first, end);
+        true
     }
 }
 

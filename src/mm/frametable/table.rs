@@ -1,6 +1,7 @@
 //! The table: a chunk entry for every 2 MiB, page records where a chunk is split.
 
-use super::chunk::{Chunk, ChunkEntry, Class, Counts, SplitId, all_are, packed, set_all};
+use super::chunk::{Chunk, ChunkEntry, Class, Counts, SplitId, packed};
+use super::entries::{BlockState, Entries};
 use super::split::{Split, SplitPool, SplitSlab, split_at};
 use super::vacant::Vacancy;
 use super::{ClaimError, FrameState, InitError};
@@ -100,7 +101,7 @@ impl Cut {
 
 /// The split that was used last, of a table: a number names the same records for ever, so this never is out of date.
 #[derive(Default)]
-pub struct Near(Option<(SplitId, &'static Split)>);
+pub(in crate::mm) struct Near(Option<(SplitId, &'static Split)>);
 
 impl Near {
     /// None was used yet.
@@ -110,7 +111,7 @@ impl Near {
 
     /// The split of a number, which is remembered.
     #[inline(always)]
-    pub(in crate::mm) fn split(&mut self, table: &FrameTable, id: SplitId) -> &'static Split {
+    pub fn split(&mut self, table: &FrameTable, id: SplitId) -> &'static Split {
         match self.0 {
             Some((last, split)) if last == id => split,
             _ => {
@@ -124,16 +125,20 @@ impl Near {
 
 /// Who owns which frame. See the [module](super).
 pub struct FrameTable {
-    entries: &'static [ChunkEntry],
+    entries: Entries,
     slabs: &'static [SplitSlab],
 }
 
 impl FrameTable {
-    /// A table over `entries`, all zero, one for each 2 MiB from address 0 on; those above [`MAX_CHUNKS`] stay unused. `slabs` are
-    /// the pool's.
-    pub const fn new(entries: &'static [ChunkEntry], slabs: &'static [SplitSlab]) -> Self {
+    /// A table over `entries`, one for each 2 MiB from address 0 on; those above [`MAX_CHUNKS`] stay unused. What is in them does not matter, as long as
+    /// `blocks` are all zero: [`blocks_for`](super::blocks_for) so many chunks. `slabs` are the pool's.
+    pub const fn new(
+        entries: &'static [ChunkEntry],
+        blocks: &'static [BlockState],
+        slabs: &'static [SplitSlab],
+    ) -> Self {
         let entries = if entries.len() > MAX_CHUNKS { entries.split_at(MAX_CHUNKS).0 } else { entries };
-        Self { entries, slabs }
+        Self { entries: Entries::new(entries, blocks), slabs }
     }
 
     /// Frames that the table describes, from frame 0 on.
@@ -142,8 +147,9 @@ impl FrameTable {
     }
 
     /// The chunks.
-    pub(in crate::mm) fn entries(&self) -> &'static [ChunkEntry] {
-        self.entries
+    #[inline(always)]
+    pub(in crate::mm) fn entries(&self) -> &Entries {
+        &self.entries
     }
 
     /// Records and bits of a split.
@@ -201,7 +207,7 @@ impl FrameTable {
                 Class::of_owner(owner)
             }
         };
-        let entry = &self.entries[chunk];
+        let entry = self.entries.own(chunk);
         entry.set_counts(Counts::all(class));
         entry.set_word(packed::split(id));
         Some(split)
@@ -209,10 +215,9 @@ impl FrameTable {
 
     /// Ends a split none of whose pages has an owner: its chunk has become `word` as a whole.
     pub(in crate::mm) fn unsplit(&self, pool: &mut SplitPool, chunk: usize, word: u64) {
-        let entry = &self.entries[chunk];
+        let entry = self.entries.written(chunk);
         let id = entry.split_id().expect("only a split chunk is made whole");
         entry.set_word(word);
-        entry.set_links(0, 0);
         pool.give_back(id);
     }
 
@@ -224,13 +229,12 @@ impl FrameTable {
             Some(range) => range,
             None => return Ok(()),
         };
-        // What is new as a whole takes a word for each chunk.
+        // What is new as a whole takes a byte for each block, and a word for each other chunk.
         let Cut { head, whole, tail } = Cut::of(range);
-        let whole = &self.entries[whole];
-        if !whole.is_empty() && all_are(whole, packed::NOT_RAM) {
+        if !whole.is_empty() && self.entries.all_are(whole.clone(), packed::NOT_RAM) == Some(true) {
             let ends = [head, tail];
             self.init_parts(pool, ends.iter().copied().filter(|part| !part.is_empty()))?;
-            set_all(whole, packed::UNCLAIMED);
+            self.entries.set_all(whole, packed::UNCLAIMED);
             return Ok(());
         }
         self.init_parts(pool, parts(range))
@@ -240,7 +244,7 @@ impl FrameTable {
     fn init_parts(&self, pool: &mut SplitPool, parts: impl Iterator<Item = Part> + Clone) -> Result<(), InitError> {
         let mut nr_splits = 0;
         for part in parts.clone() {
-            match self.entries[part.chunk].get() {
+            match self.entries.at(part.chunk).get() {
                 Chunk::NotRam => nr_splits += u64::from(!part.is_whole()),
                 Chunk::Unclaimed => {}
                 Chunk::Split { id, .. } => {
@@ -260,7 +264,7 @@ impl FrameTable {
             return Err(InitError::NoRecords { needed: nr_splits, found: pool.nr_unused() });
         }
         for part in parts {
-            let entry = &self.entries[part.chunk];
+            let entry = self.entries.own(part.chunk);
             let split = match entry.get() {
                 Chunk::NotRam if part.is_whole() => {
                     entry.set_word(packed::UNCLAIMED);
@@ -302,13 +306,13 @@ impl FrameTable {
             return Err(InitError::NotChunks { range });
         }
         for part in parts(range) {
-            if self.entries[part.chunk].word() != packed::UNCLAIMED {
+            if self.entries.at(part.chunk).word() != packed::UNCLAIMED {
                 let bad = part.frames().find(|&mfn| self.state_of(mfn) != FrameState::Unclaimed);
                 return Err(self.init_conflict(bad.unwrap_or(part.mfn(0))));
             }
         }
         for part in parts(range) {
-            self.entries[part.chunk].set_word(word);
+            self.entries.own(part.chunk).set_word(word);
         }
         Ok(())
     }
@@ -339,56 +343,19 @@ impl FrameTable {
         }
     }
 
-    /// As [`FrameTable::claim`] in the nearly only cases: some whole chunks, or a part of a chunk that is split. False if it takes more than that, or an
-    /// error; nothing has changed then. `near` makes it cheaper when claims come one after the other.
-    #[inline(always)]
-    pub(in crate::mm) fn claim_at_once(&self, near: &mut Near, range: MfnRange, owner: DomId) -> bool {
-        let (first, nr_frames) = (range.start(), range.nr_frames());
-        let (chunk, index) = ((first / CHUNK_FRAMES) as usize, (first % CHUNK_FRAMES) as usize);
-        if (first | nr_frames).is_multiple_of(CHUNK_FRAMES) {
-            return self.claim_whole(chunk, (nr_frames / CHUNK_FRAMES) as usize, owner);
-        }
-        let Some(entry) = self.entries.get(chunk) else { return false };
-        let Some(id) = entry.split_id() else { return false };
-        let split = near.split(self, id);
-        if nr_frames != 1 {
-            let end = index as u64 + nr_frames;
-            return end <= CHUNK_FRAMES && self.claim_pages(entry, split, index, end as usize, owner);
-        }
-        let page = &split.pages()[index];
-        let is_unclaimed = split.vacant().take_one(Vacancy::Unclaimed, index, || {
-            page.assign(owner, CountFlags::empty());
-        });
-        if is_unclaimed {
-            entry.set_counts(entry.counts().moved(1, Class::Unclaimed, Class::of_owner(owner)));
-        }
-        is_unclaimed
-    }
-
     /// Claims some whole chunks, if all are unclaimed.
     #[inline(always)]
-    fn claim_whole(&self, first: usize, nr_chunks: usize, owner: DomId) -> bool {
-        let Some(whole) = self.entries.get(first..first + nr_chunks) else { return false };
+    pub(super) fn claim_whole(&self, first: usize, nr_chunks: usize, owner: DomId) -> bool {
         // A chunk is never split when all of it is unclaimed, so one word tells.
-        let is_unclaimed = whole.iter().all(|entry| entry.word() == packed::UNCLAIMED);
+        if nr_chunks == 1 {
+            return self.entries.change(first, packed::UNCLAIMED, packed::owned(owner));
+        }
+        let chunks = first..first + nr_chunks;
+        let is_unclaimed = self.entries.all_are(chunks.clone(), packed::UNCLAIMED) == Some(true);
         if is_unclaimed {
-            whole.iter().for_each(|entry| entry.set_word(packed::owned(owner)));
+            self.entries.set_all(chunks, packed::owned(owner));
         }
         is_unclaimed
-    }
-
-    /// Claims pages `[first, end)` of a split chunk, if all are unclaimed.
-    #[inline(always)]
-    fn claim_pages(&self, entry: &ChunkEntry, split: &Split, first: usize, end: usize, owner: DomId) -> bool {
-        if !split.vacant().has_all(Vacancy::Unclaimed, first, end) {
-            return false;
-        }
-        for page in &split.pages()[first..end] {
-            page.assign(owner, CountFlags::empty());
-        }
-        split.vacant().clear(Vacancy::Unclaimed, first, end);
-        entry.set_counts(entry.counts().moved((end - first) as u64, Class::Unclaimed, Class::of_owner(owner)));
-        true
     }
 
     fn claim_chunks(&self, whole: Range<usize>, range: MfnRange, owner: DomId) -> Result<(), ClaimError> {
@@ -408,9 +375,11 @@ impl FrameTable {
                 self.split(pool, part.chunk, Fill::Unclaimed).ok_or(none)?
             }
         };
-        if !self.claim_pages(entry, split, part.first, part.end, owner) {
+        if !split.claim_pages(part.first, part.end, owner) {
             return Err(self.conflict(range, owner));
         }
+        let entry = self.entries.written(part.chunk);
+        entry.set_counts(entry.counts().moved(part.len(), Class::Unclaimed, Class::of_owner(owner)));
         Ok(())
     }
 

@@ -42,13 +42,20 @@ pub fn take_mapped() -> Vec<(Mfn, u64)> {
     TAKEN.take()
 }
 
+/// Entries of so many chunks, of which nothing is known, in memory that nobody has cleared.
+pub fn untold(nr_chunks: usize) -> (&'static [ChunkEntry], &'static [BlockState]) {
+    let entries = (0..nr_chunks).map(|_| ChunkEntry::dirty()).collect::<Vec<_>>();
+    let blocks = (0..blocks_for(nr_chunks)).map(|_| BlockState::new()).collect::<Vec<_>>();
+    (entries.leak(), blocks.leak())
+}
+
 /// Frames of a machine with so many chunks, and splits for a few.
 pub fn machine(nr_chunks: usize, nr_slabs: usize) -> Frames {
     ARENA.with_borrow_mut(|(_, used)| *used = 0);
     TAKEN.take();
-    let entries = Box::leak((0..nr_chunks).map(|_| ChunkEntry::new()).collect::<Box<[ChunkEntry]>>());
+    let (entries, blocks) = untold(nr_chunks);
     let places = Box::leak((0..nr_slabs + nr_chunks).map(|_| SplitSlab::new()).collect::<Box<[SplitSlab]>>());
-    let frames = Frames::new(entries, places);
+    let frames = Frames::new(entries, blocks, places);
     for _ in 0..nr_slabs {
         frames.lock().pool().feed(slab()).unwrap();
     }

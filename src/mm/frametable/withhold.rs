@@ -37,13 +37,13 @@ impl FrameTable {
             }
             at = MfnRange::between(run.end(), range.end()).unwrap_or(MfnRange::EMPTY);
         }
-        let is_whole = |chunk: usize| self.entries()[chunk].word() == packed::owned(owner);
+        let is_whole = |chunk: usize| self.entries().at(chunk).word() == packed::owned(owner);
         let needed = parts(range).filter(|part| is_whole(part.chunk)).count() as u64;
         if needed > pool.nr_unused() {
             return Err(ClaimError::NoRecords { range, needed, found: pool.nr_unused() });
         }
         for part in parts(range) {
-            let entry = &self.entries()[part.chunk];
+            let entry = self.entries().written(part.chunk);
             if entry.split_id().is_none() && self.split(pool, part.chunk, Fill::Owned(owner)).is_none() {
                 return Err(ClaimError::NoRecords { range, needed: 1, found: 0 });
             }
