@@ -220,6 +220,12 @@ impl PageInfo {
         self.count_info.store((flags | CountFlags::ALLOCATED).bits() | 1, Ordering::Release);
     }
 
+    /// As [`PageInfo::assign`] without flags, whatever the record's memory held.
+    pub fn assign_first(&self, owner: DomId) {
+        self.reset_linear();
+        self.assign(owner, CountFlags::empty());
+    }
+
     /// Makes the record a frame's that is nobody's: all zero. Only while nobody else can reach the frame: under the heap's lock, before the
     /// frame has an owner or after its last reference.
     pub fn clear(&self) {
