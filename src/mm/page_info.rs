@@ -220,6 +220,12 @@ impl PageInfo {
         self.count_info.store((flags | CountFlags::ALLOCATED).bits() | 1, Ordering::Release);
     }
 
+    /// As [`PageInfo::assign`] without flags, whatever the record's memory held.
+    pub fn assign_first(&self, owner: DomId) {
+        self.reset_linear();
+        self.assign(owner, CountFlags::empty());
+    }
+
     /// Makes the record a frame's that is nobody's: all zero. Only while nobody else can reach the frame: under the heap's lock, before the
     /// frame has an owner or after its last reference.
     pub fn clear(&self) {
@@ -305,6 +311,22 @@ impl PageInfo {
             self.type_info.store(taken, Ordering::Relaxed);
         }
         is_given
+    }
+
+    /// As [`PageInfo::get_writable_alone`] on a frame that nothing refers to but its owner, and that has no type: one comparison tells. False for
+    /// all others, and nothing is taken.
+    #[inline(always)]
+    pub fn get_unused_alone(&self, owner: DomId) -> bool {
+        const UNUSED: u64 = CountFlags::ALLOCATED.bits() | 1;
+        const WRITABLE: u64 = PageType::Writable.bits() | TypeFlags::VALIDATED.bits();
+        let differs = (self.count_info.load(Ordering::Relaxed) ^ UNUSED)
+            | self.type_info.load(Ordering::Relaxed)
+            | u64::from(self.owner.load(Ordering::Relaxed) ^ (owner.get() as u32 + 1));
+        if differs == 0 {
+            self.count_info.store(UNUSED + 1, Ordering::Relaxed);
+            self.type_info.store(WRITABLE | 1, Ordering::Relaxed);
+        }
+        differs == 0
     }
 
     /// Takes a general reference whoever the owner is, and says who, as Xen's `page_get_owner_and_reference`.
@@ -484,8 +506,17 @@ mod tests {
                     page.assign(DomId::new(1), CountFlags::empty());
                     page.count_info.store(flags | count, Ordering::Relaxed);
                     page.type_info.store(ty, Ordering::Relaxed);
+                    let unused = PageInfo::uninitialised();
+                    unused.assign(DomId::new(1), CountFlags::empty());
+                    unused.count_info.store(flags | count, Ordering::Relaxed);
+                    unused.type_info.store(ty, Ordering::Relaxed);
+                    let is_unused = unused.get_unused_alone(DomId::new(asked));
                     let is_given = page.get_writable_alone(DomId::new(asked));
                     let after = (page.count_info.load(Ordering::Relaxed), page.type_info.load(Ordering::Relaxed));
+                    let of_unused =
+                        (unused.count_info.load(Ordering::Relaxed), unused.type_info.load(Ordering::Relaxed));
+                    assert_eq!(is_unused, is_given && count == 1 && ty == 0, "{count:#x}, {ty:#x}");
+                    assert_eq!(of_unused, if is_unused { after } else { (flags | count, ty) });
                     if is_given {
                         let is_writable = ty == 0 || ty & !full == writable;
                         assert!(asked == 1 && flags == allocated && count != 0 && count < COUNT_MASK - 1, "{count:#x}");

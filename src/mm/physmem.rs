@@ -4,6 +4,10 @@
 //! callers have established by other means (frametable, memory map, plan) that what they touch is RAM that they may touch.
 
 use crate::frame::{Maddr, Mfn, PAGE_SIZE};
+use core::sync::atomic::AtomicU64;
+
+/// Words of eight bytes in a frame.
+pub const FRAME_WORDS: usize = PAGE_SIZE as usize / 8;
 
 /// Access to machine memory by machine address.
 pub trait PhysMem {
@@ -27,6 +31,14 @@ pub trait PhysMem {
     #[expect(unsafe_code, reason = "the caller vouches for the frame")]
     unsafe fn show(&self, _mfn: Mfn) -> Option<&[u8; PAGE_SIZE as usize]> {
         None
+    }
+
+    /// Calls `look` with a frame's words, to be read one by one: where they lie if this memory can show them, otherwise a copy.
+    fn with_words<T>(&self, mfn: Mfn, look: impl FnOnce(&[AtomicU64; FRAME_WORDS]) -> T) -> T
+    where
+        Self: Sized,
+    {
+        look(&core::array::from_fn(|i| AtomicU64::new(self.read_u64(mfn.maddr().offset(i as u64 * 8)))))
     }
 
     /// Copies a whole frame.

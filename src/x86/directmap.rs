@@ -3,7 +3,7 @@
 //! Until the stage `paging` has run only `[0, 4 GiB)` is mapped (boot/head.S); afterwards all RAM is.
 
 use crate::frame::{CHUNK_SIZE, Maddr, Mfn, PAGE_SIZE};
-use crate::mm::physmem::PhysMem;
+use crate::mm::physmem::{FRAME_WORDS, PhysMem};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Address of machine address 0 in the direct map (L4 slots 262 to 271).
@@ -68,6 +68,11 @@ impl PhysMem for DirectMap {
     unsafe fn show(&self, mfn: Mfn) -> Option<&[u8; PAGE_SIZE as usize]> {
         // SAFETY: mapped and the callers' by the contract of `PhysMem`; that nothing writes there is the caller's promise.
         Some(unsafe { &*ptr(mfn.maddr()) })
+    }
+
+    fn with_words<T>(&self, mfn: Mfn, look: impl FnOnce(&[AtomicU64; FRAME_WORDS]) -> T) -> T {
+        // SAFETY: as for `read_u64`; whoever writes there meanwhile, a word at a time, is allowed to by the type.
+        look(unsafe { &*ptr(mfn.maddr()) })
     }
 
     fn copy_frame(&self, from: Mfn, to: Mfn) {

@@ -197,8 +197,8 @@ impl SplitPool {
         self.nr_slabs < self.slabs.len() && self.nr_slabs < usize::from(u16::MAX)
     }
 
-    /// Takes an unused split out: all zero.
-    pub(super) fn take(&mut self) -> Option<(SplitId, &'static Split)> {
+    /// Takes an unused split out. Its records are those of pages that `owner` has just been given, or all zero.
+    pub(super) fn take(&mut self, owner: Option<DomId>) -> Option<(SplitId, &'static Split)> {
         let id = SplitId(self.first.checked_sub(1)?);
         let split = split_at(self.slabs, id);
         let (next, mark) = split.vacant.links();
@@ -206,7 +206,12 @@ impl SplitPool {
         split.vacant.set_next(0);
         if mark == UNWRITTEN {
             split.vacant.set_prev(0);
-            split.pages.iter().for_each(PageInfo::clear);
+        }
+        match owner {
+            // All that an unwritten record may hold is written by this too.
+            Some(owner) => split.pages.iter().for_each(|page| page.assign_first(owner)),
+            None if mark == UNWRITTEN => split.pages.iter().for_each(PageInfo::clear),
+            None => {}
         }
         self.nr_unused -= 1;
         Some((id, split))

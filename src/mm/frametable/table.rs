@@ -193,7 +193,8 @@ impl FrameTable {
 
     /// Splits a chunk that is not split yet. The records are complete before a reader can find them.
     pub(in crate::mm) fn split(&self, pool: &mut SplitPool, chunk: usize, fill: Fill) -> Option<&'static Split> {
-        let (id, split) = pool.take()?;
+        let owner = if let Fill::Owned(owner) = fill { Some(owner) } else { None };
+        let (id, split) = pool.take(owner)?;
         let vacate = |of: Vacancy| {
             split.vacant().set(of, 0, CHUNK_FRAMES as usize);
             of.class()
@@ -202,10 +203,7 @@ impl FrameTable {
             Fill::Unclaimed => vacate(Vacancy::Unclaimed),
             Fill::Free => vacate(Vacancy::Free),
             Fill::Private => vacate(Vacancy::Private),
-            Fill::Owned(owner) => {
-                split.pages().iter().for_each(|page| page.assign(owner, CountFlags::empty()));
-                Class::of_owner(owner)
-            }
+            Fill::Owned(owner) => Class::of_owner(owner),
         };
         let entry = self.entries.own(chunk);
         entry.set_counts(Counts::all(class));

@@ -46,13 +46,8 @@ pub const TABLE_DISALLOW: u64 = PWT | PCD | PSE | GLOBAL;
 /// An update that changes nothing but these bits takes and drops no reference (Xen's `FASTPATH_FLAG_WHITELIST`).
 pub const FREELY_CHANGED: u64 = NX | AVAIL_HIGH | AVAIL | GLOBAL | DIRTY | ACCESSED | USER;
 
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
-
-/// The machine address that an entry names.
-#[inline(always)]
-pub const fn address_of(entry: u64) -> u64 {
-    entry & ADDRESS
-}
+/// The machine address in an entry.
+pub(super) const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 /// The frame that an entry names; any 64 bits name one.
 #[inline(always)]

@@ -1,67 +1,86 @@
 //! Checking what is in a table, and taking and dropping what its entries stand for.
 
 use super::entry::{
-    self, CACHE_ATTRIBUTES, ENTRIES, GLOBAL, PRESENT, RW, TABLE_DISALLOW, USER, address_of, adjust, adjust_leaf,
-    frame_of, needs_adjusting,
+    self, CACHE_ATTRIBUTES, ENTRIES, GLOBAL, PRESENT, RW, TABLE_DISALLOW, USER, adjust, adjust_leaf, frame_of,
+    needs_adjusting,
 };
 use super::refs::NotWritable;
 use super::{Access, Effects, PageTypes, Table, TypeError, check_descriptor};
-use crate::frame::{CHUNK_SIZE, DomId, Maddr, Mfn, PAGE_SHIFT};
+use crate::frame::{CHUNK_FRAMES, CHUNK_SIZE, DomId, Maddr, Mfn, PAGE_SHIFT};
 use crate::mm::page_info::{NoPage, PageInfo, PageLookup, PageType, RefError};
 use crate::mm::physmem::PhysMem;
+use core::sync::atomic::{AtomicU64, Ordering};
 
-/// The chunk that the last leaf of a loop led to, by the machine address that it begins at, and its records, if it has any.
+/// What the address of an entry says of the chunk that it leads to.
+const CHUNK_ADDRESS: u64 = entry::ADDRESS & !(CHUNK_SIZE - 1);
+
+/// The chunk that the last leaf of a loop led to, by the machine address that it begins at, and its records.
+#[derive(Clone, Copy)]
 struct Known<'p> {
     start: u64,
-    records: &'p [PageInfo],
+    records: &'p [PageInfo; CHUNK_FRAMES as usize],
 }
 
 impl<'p> Known<'p> {
-    const NOTHING: Self = Self { start: 0, records: &[] };
-
     /// The record of the frame that a leaf names, if its chunk is the known one.
-    #[inline(always)]
     fn record(&self, leaf: u64) -> Option<&'p PageInfo> {
-        // A multiple of the page size; outside of the chunk it is larger than the chunk is.
-        let offset = address_of(leaf).wrapping_sub(self.start);
-        self.records.get((offset >> PAGE_SHIFT) as usize)
+        (leaf & CHUNK_ADDRESS == self.start).then(|| self.record_within(leaf))
+    }
+
+    /// The same for a leaf whose chunk was compared.
+    #[inline(always)]
+    fn record_within(&self, leaf: u64) -> &'p PageInfo {
+        &self.records[(leaf >> PAGE_SHIFT) as usize % CHUNK_FRAMES as usize]
+    }
+
+    /// True if the leaf leads to a frame of the chunk, has these flags, and nothing has to be looked at but that frame: its cache attributes are the
+    /// ordinary ones, and it is as it goes into memory. All in one comparison.
+    #[inline(always)]
+    fn has_plain(&self, leaf: u64, flags: u64) -> bool {
+        leaf & (CHUNK_ADDRESS | PRESENT | RW | USER | CACHE_ATTRIBUTES | GLOBAL) == self.start | flags
     }
 }
 
-/// A leaf of which nothing has to be looked at but its frame: its cache attributes are the ordinary ones, and it is as it goes into memory.
-const fn is_plain(leaf: u64) -> bool {
-    leaf & (PRESENT | USER | CACHE_ATTRIBUTES | GLOBAL) == PRESENT | USER
-}
+/// Entries that are looked at together where most are empty.
+const AT_ONCE: u64 = 8;
+const AT_ONCE_BYTES: usize = AT_ONCE as usize * 8;
 
-/// Takes the references of the leaves among `entries`, up to the first one of which more has to be looked at than numbers in its frame's record. How
-/// many entries it went over, and how many of them were leaves.
+/// Takes the references of the leaves at the beginning of `entries`, as long as each maps a frame of the known chunk for writing, and nothing else refers
+/// to that frame; how many they are.
 ///
-/// The hot loop of a live update's pause: about forty instructions a leaf, as long as all of it stays in registers.
+/// The hot loop of a live update's pause: about twenty instructions a leaf, as long as all of it stays in registers.
 #[inline(never)]
-fn take_plain(entries: &[[u8; 8]], known: &Known<'_>, owner: DomId) -> (usize, u64) {
-    let known = Known { ..*known };
-    let (mut left, mut leaves) = (entries, 0u64);
-    while let [entry, rest @ ..] = left {
-        let leaf = u64::from_le_bytes(*entry);
-        if leaf & PRESENT != 0 {
-            let page = if is_plain(leaf) { known.record(leaf) } else { None };
-            let is_taken = page.is_some_and(|page| match leaf & RW {
-                0 => page.get_page_alone(owner),
-                _ => page.get_writable_alone(owner),
-            });
-            if !is_taken {
-                break;
-            }
-            leaves = leaves.wrapping_add(1);
-        }
-        left = rest;
-    }
-    (entries.len() - left.len(), leaves)
+fn take_unused(entries: &[AtomicU64], known: &Known<'_>, owner: DomId) -> usize {
+    let known = *known;
+    let is_taken = |entry: &AtomicU64| {
+        let leaf = entry.load(Ordering::Relaxed);
+        known.has_plain(leaf, PRESENT | USER | RW) && known.record_within(leaf).get_unused_alone(owner)
+    };
+    entries.iter().position(|entry| !is_taken(entry)).unwrap_or(entries.len())
 }
 
-/// Entries read at a time: enough to make the call cheap, few enough for five levels of them on the stack.
-const BATCH: u64 = 64;
-const BATCH_BYTES: usize = BATCH as usize * 8;
+/// As [`take_unused`], and where that finds none, of a few leaves of which nothing has to be looked at but numbers in their frames' records.
+#[inline(always)]
+fn take_plain(entries: &[AtomicU64], known: &Known<'_>, owner: DomId) -> usize {
+    match take_unused(entries, known, owner) {
+        0 => take_used(&entries[..entries.len().min(AT_ONCE as usize)], known, owner),
+        taken => taken,
+    }
+}
+
+#[inline(never)]
+fn take_used(entries: &[AtomicU64], known: &Known<'_>, owner: DomId) -> usize {
+    let known = *known;
+    let is_taken = |entry: &AtomicU64| {
+        let leaf = entry.load(Ordering::Relaxed);
+        if known.has_plain(leaf, PRESENT | USER | RW) {
+            known.record_within(leaf).get_writable_alone(owner)
+        } else {
+            known.has_plain(leaf, PRESENT | USER) && known.record_within(leaf).get_page_alone(owner)
+        }
+    };
+    entries.iter().position(|entry| !is_taken(entry)).unwrap_or(entries.len())
+}
 
 impl<'a, L: PageLookup, M: PhysMem> PageTypes<'a, L, M> {
     /// Checks a frame for a type, takes what its entries stand for, and writes the fix-ups into it.
@@ -78,22 +97,6 @@ impl<'a, L: PageLookup, M: PhysMem> PageTypes<'a, L, M> {
         self.put_entries(table, ENTRIES);
     }
 
-    /// Calls `each` with the place of the first and the values of as many entries as are read at a time, over the first `nr_entries`, until one errs.
-    #[inline(always)]
-    fn for_batches(
-        &self,
-        table: Mfn,
-        nr_entries: u64,
-        mut each: impl FnMut(u64, &[[u8; 8]]) -> Result<(), (u64, TypeError)>,
-    ) -> Result<(), (u64, TypeError)> {
-        let mut bytes = [0u8; BATCH_BYTES];
-        for first in (0..nr_entries).step_by(BATCH as usize) {
-            self.mem.read(table.maddr().offset(first * 8), &mut bytes);
-            each(first, bytes.as_chunks::<8>().0)?;
-        }
-        Ok(())
-    }
-
     /// Calls `each` with the place and value of the present ones among the first `nr_entries` entries, in order, until one errs.
     #[inline(always)]
     fn for_present(
@@ -102,21 +105,27 @@ impl<'a, L: PageLookup, M: PhysMem> PageTypes<'a, L, M> {
         nr_entries: u64,
         mut each: impl FnMut(u64, u64) -> Result<(), TypeError>,
     ) -> Result<(), (u64, TypeError)> {
-        self.for_batches(table, nr_entries, |first, values| {
-            for (eight, start) in values.as_chunks::<8>().0.iter().zip((first..nr_entries).step_by(8)) {
-                // Most of most tables is empty.
-                if eight.iter().fold(0, |all, value| all | u64::from_le_bytes(*value)) & PRESENT == 0 {
-                    continue;
-                }
-                for (slot, value) in (start..nr_entries).zip(eight) {
-                    let value = u64::from_le_bytes(*value);
-                    if value & PRESENT != 0 {
-                        each(slot, value).map_err(|error| (slot, error))?;
-                    }
+        for first in (0..nr_entries).step_by(AT_ONCE as usize) {
+            // Most of most tables is empty.
+            if !self.has_present(table, first) {
+                continue;
+            }
+            for slot in first..nr_entries.min(first + AT_ONCE) {
+                let value = self.mem.read_u64(slot_maddr(table, slot));
+                if value & PRESENT != 0 {
+                    each(slot, value).map_err(|error| (slot, error))?;
                 }
             }
-            Ok(())
-        })
+        }
+        Ok(())
+    }
+
+    /// True if any of the eight entries from `first` on, a multiple of eight, is present.
+    #[inline(always)]
+    fn has_present(&self, table: Mfn, first: u64) -> bool {
+        let mut bytes = [0u8; AT_ONCE_BYTES];
+        self.mem.read(slot_maddr(table, first), &mut bytes);
+        bytes.as_chunks::<8>().0.iter().fold(0, |all, value| all | u64::from_le_bytes(*value)) & PRESENT != 0
     }
 
     fn validate_l1(&self, table: &Table<'_>) -> Result<(), TypeError> {
@@ -140,15 +149,24 @@ impl<'a, L: PageLookup, M: PhysMem> PageTypes<'a, L, M> {
 
     /// Takes the references of all leaves of a table after an update; the place of the one that could not be taken.
     fn replay_leaves(&self, table: &Table<'_>, leaves: &mut u64) -> Result<(), (u64, TypeError)> {
-        // Frames that follow each other are mapped one after the other: most leaves find their chunk looked up.
-        let mut known = Known::NOTHING;
-        self.for_batches(table.mfn, ENTRIES, |first, mut left| {
-            while !left.is_empty() {
-                let (passed, taken) = take_plain(left, &known, self.domain.id);
-                *leaves = leaves.wrapping_add(taken);
-                let Some((leaf, rest)) = left.get(passed..).and_then(<[_]>::split_first) else { break };
-                let slot = first + BATCH - rest.len() as u64 - 1;
-                let leaf = u64::from_le_bytes(*leaf);
+        self.mem.with_words(table.mfn, |entries| {
+            // Frames that follow each other are mapped one after the other: most leaves find their chunk looked up.
+            let mut known = None;
+            let mut left = &entries[..];
+            while let [first, rest @ ..] = left {
+                let slot = ENTRIES - left.len() as u64;
+                let leaf = first.load(Ordering::Relaxed);
+                if leaf & PRESENT == 0 {
+                    let is_empty = slot.is_multiple_of(AT_ONCE) && !self.has_present(table.mfn, slot);
+                    left = if is_empty { &left[AT_ONCE as usize..] } else { rest };
+                    continue;
+                }
+                let taken = known.map_or(0, |known| take_plain(left, &known, self.domain.id));
+                if taken != 0 {
+                    *leaves = leaves.wrapping_add(taken as u64);
+                    left = &left[taken..];
+                    continue;
+                }
                 *leaves = leaves.wrapping_add(1);
                 self.get_leaf_alone(leaf, &mut known).map_err(|error| (slot, error))?;
                 self.adjust_in_place(table, slot, leaf);
@@ -198,17 +216,14 @@ impl<'a, L: PageLookup, M: PhysMem> PageTypes<'a, L, M> {
     }
 
     fn validate_descriptors(&self, mfn: Mfn) -> Result<(), TypeError> {
-        self.for_batches(mfn, ENTRIES, |first, values| {
-            for (slot, value) in (first..).zip(values) {
-                let descriptor = u64::from_le_bytes(*value);
-                let fixed = check_descriptor(descriptor).ok_or((slot, TypeError::Descriptor { descriptor }))?;
-                if fixed != descriptor {
-                    self.mem.write_u64(slot_maddr(mfn, slot), fixed);
-                }
+        for slot in 0..ENTRIES {
+            let descriptor = self.mem.read_u64(slot_maddr(mfn, slot));
+            let fixed = check_descriptor(descriptor).ok_or(TypeError::Descriptor { descriptor })?;
+            if fixed != descriptor {
+                self.mem.write_u64(slot_maddr(mfn, slot), fixed);
             }
-            Ok(())
-        })
-        .map_err(|(_, error)| error)
+        }
+        Ok(())
     }
 
     /// Drops what the first `nr_entries` entries of a table stand for.
@@ -245,16 +260,16 @@ impl<'a, L: PageLookup, M: PhysMem> PageTypes<'a, L, M> {
     }
 
     /// As [`Self::get_leaf`], for the replay after an update.
-    fn get_leaf_alone(&self, leaf: u64, known: &mut Known<'a>) -> Result<(), TypeError> {
+    fn get_leaf_alone(&self, leaf: u64, known: &mut Option<Known<'a>>) -> Result<(), TypeError> {
         let mfn = frame_of(leaf);
         // The owner is compared below.
-        let page = match known.record(leaf) {
+        let page = match known.and_then(|known| known.record(leaf)) {
             Some(page) => page,
             None => {
                 // This may give the frame a record of its own, and so its neighbours.
                 let Ok(page) = self.pages.page(mfn) else { return self.get_foreign_leaf(leaf) };
                 if let Some(records) = self.pages.records(mfn.chunk()) {
-                    *known = Known { start: mfn.chunk() * CHUNK_SIZE, records };
+                    *known = Some(Known { start: mfn.chunk() * CHUNK_SIZE, records });
                 }
                 page
             }
