@@ -6,7 +6,7 @@ use super::split::{Split, SplitPool, SplitSlab, split_at};
 use super::vacant::Vacancy;
 use super::{ClaimError, FrameState, InitError};
 use crate::frame::{CHUNK_FRAMES, DomId, Mfn, MfnRange, Order};
-use crate::mm::page_info::{CountFlags, PageInfo};
+use crate::mm::page_info::PageInfo;
 use core::ops::Range;
 
 /// Most chunks that a table describes: 16 TiB of addresses. Links of free lists are 32 bits and name frames, as Xen's are without BIGMEM.
