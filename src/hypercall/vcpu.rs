@@ -13,7 +13,7 @@ use crate::x86::{cpu, tsc};
 use crate::xen::Errno;
 use crate::xen::hypercall::{pv, runstate, vcpu_op as op, vgcf};
 use crate::xen::layout::{vcpu_info, vcpu_runstate_info};
-use crate::xen::vcpu::VcpuGuestContext;
+use crate::xen::vcpu::{TrapTable, VcpuGuestContext};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use x86_64::VirtAddr;
@@ -240,7 +240,8 @@ fn initialise(c: &mut Caller<'_>, vcpu: &Arc<Vcpu>, arg: u64) -> Result<u64, Err
         return Err(Errno::EEXIST);
     }
     let context = VcpuGuestContext::decode(&bytes);
-    check_context(&context)?;
+    let traps = VcpuGuestContext::decode_traps(&bytes);
+    check_context(&context, &traps)?;
     let host = host();
     let types = host.types(&c.vcpu.domain);
     let l4 = frame_of_cr3(context.ctrlreg[3])?;
@@ -256,6 +257,7 @@ fn initialise(c: &mut Caller<'_>, vcpu: &Arc<Vcpu>, arg: u64) -> Result<u64, Err
         v.kernel_l4 = Some(l4);
         v.user_l4 = user;
         load_context(&mut v, &context);
+        v.traps = traps;
     }
     let nr = (context.gdt_ents as usize).div_ceil(512);
     let mut frames = [None; GDT_FRAMES];
@@ -286,11 +288,11 @@ fn initialise(c: &mut Caller<'_>, vcpu: &Arc<Vcpu>, arg: u64) -> Result<u64, Err
 }
 
 /// Refuses what no vCPU can run with, as Xen's `arch_set_info_guest`.
-fn check_context(c: &VcpuGuestContext) -> Result<(), Errno> {
+fn check_context(c: &VcpuGuestContext, traps: &TrapTable) -> Result<(), Errno> {
     let u = &c.user_regs;
     let registers = [u.rip, u.rsp, c.kernel_sp, c.fs_base, c.gs_base_kernel, c.gs_base_user];
     let entries = [c.event_callback, c.failsafe_callback, c.syscall_callback];
-    let handlers = c.traps.iter().map(|trap| trap.address);
+    let handlers = traps.iter().map(|trap| trap.address);
     if registers.into_iter().chain(entries).chain(handlers).any(|va| VirtAddr::try_new(va).is_err()) {
         return Err(Errno::EINVAL);
     }
@@ -309,7 +311,7 @@ pub fn frame_of_cr3(cr3: u64) -> Result<Mfn, Errno> {
     Maddr::try_new(cr3).map(Maddr::mfn_containing).map_err(|_| Errno::EINVAL)
 }
 
-/// Takes a vCPU's registers and tables, but for page tables and GDT, from the public structure.
+/// Takes a vCPU's registers and tables, but for page tables, GDT and trap table, from the public structure.
 pub fn load_context(v: &mut VcpuState, c: &VcpuGuestContext) {
     let u = &c.user_regs;
     let r = &mut v.regs;
@@ -324,7 +326,6 @@ pub fn load_context(v: &mut VcpuState, c: &VcpuGuestContext) {
     v.iopl = iopl_of(u.rflags);
     r.rsp = u.rsp;
     (v.ds, v.es, v.fs, v.gs) = (u.ds, u.es, u.fs, u.gs);
-    v.traps.copy_from_slice(&c.traps);
     let has_ldt = c.ldt_ents != 0 && mmuext::check_ldt(c.ldt_base, c.ldt_ents).is_ok();
     (v.ldt_base, v.ldt_entries) = if has_ldt { (c.ldt_base, c.ldt_ents as u32) } else { (0, 0) };
     (v.kernel_ss, v.kernel_sp) = (c.kernel_ss, c.kernel_sp);
@@ -351,9 +352,9 @@ pub const fn iopl_of(rflags: u64) -> u8 {
     (rflags >> IOPL_SHIFT & 3) as u8
 }
 
-/// The public structure of a vCPU that does not run: what [`load_context`] takes, and the tables.
-pub fn context_of(v: &VcpuState, vm_assist: u64) -> Box<VcpuGuestContext> {
-    let mut c = Box::new(VcpuGuestContext::ZERO);
+/// The public structure of a vCPU that does not run: what [`load_context`] takes, page tables and GDT.
+pub fn context_of(v: &VcpuState, vm_assist: u64) -> VcpuGuestContext {
+    let mut c = VcpuGuestContext::ZERO;
     c.fpu.copy_from_slice(&v.fpu.bytes()[..512]);
     c.flags = vgcf::I387_VALID;
     for (on, flag) in [
@@ -373,7 +374,6 @@ pub fn context_of(v: &VcpuState, vm_assist: u64) -> Box<VcpuGuestContext> {
     (u.rip, u.rflags, u.rsp) = (r.rip, r.rflags | u64::from(v.iopl) << IOPL_SHIFT, r.rsp);
     (u.cs, u.ss) = (r.cs as u16, r.ss as u16);
     (u.ds, u.es, u.fs, u.gs) = (v.ds, v.es, v.fs, v.gs);
-    c.traps.copy_from_slice(&v.traps[..]);
     (c.ldt_base, c.ldt_ents) = (v.ldt_base, v.ldt_entries.into());
     for (to, from) in c.gdt_frames.iter_mut().zip(v.gdt_frames) {
         *to = from.map_or(0, Mfn::get);

@@ -451,7 +451,7 @@ impl Incoming {
     }
 
     fn read_domains(&self) -> Result<Vec<SavedDomain>, RestoreError> {
-        let mut domains: Vec<SavedDomain> = Vec::new();
+        let mut domains: Vec<SavedDomain> = Vec::with_capacity(self.summary.nr_domains as usize);
         self.for_each_record::<RestoreError>(records::is_of_domain, |at, record| {
             match record {
                 AnyRecord::DomainBegin(begin) => domains.push(SavedDomain::new(begin, at)),

@@ -468,7 +468,7 @@ fn write_vcpu<D: Dest>(domain: &Domain, vcpu: &Vcpu, out: &mut Writer<D>) -> Res
     if !v.initialised {
         return Ok(());
     }
-    write_vcpu_basic(out, vcpu.id, &hypercall::vcpu::context_of(&v, domain.vm_assist()).encode())?;
+    write_vcpu_basic(out, vcpu.id, &hypercall::vcpu::context_of(&v, domain.vm_assist()).encode(&v.traps))?;
     if v.fpu.xcr0() != 0 {
         write_vcpu_xsave(out, vcpu.id, v.xcr0, v.fpu.xcr0(), v.fpu.bytes())?;
     }

@@ -23,6 +23,7 @@ use crate::x86::{cpu, desc, paging, traps};
 use crate::xen::Errno;
 use crate::xen::hypercall::{pv, runstate, sif};
 use crate::xen::layout::shared_info;
+use crate::xen::vcpu::empty_traps;
 use alloc::borrow::ToOwned;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -372,7 +373,7 @@ pub fn fpu_area(host: &Host) -> Option<FpuArea> {
 fn new_state(host: &Host, domain: &Domain, id: u32) -> Result<VcpuState, CreateError> {
     let fpu = fpu_area(host).ok_or(CreateError::NoMemory { frames: 1 })?;
     let info = host.evtchn.lock().vcpu_info(domain.id, id).ok_or(CreateError::Events(Errno::ENOENT))?;
-    let mut state = VcpuState::new(info, fpu);
+    let mut state = VcpuState::new(info, fpu, empty_traps());
     state.runstate.entry_ns = crate::x86::tsc::now_ns();
     work::publish_time(&state);
     Ok(state)

@@ -8,7 +8,7 @@ use crate::run::domain::Domain;
 use crate::x86::fpu::FpuArea;
 use crate::x86::traps::Frame;
 use crate::xen::hypercall::{pv, runstate};
-use crate::xen::vcpu::TrapInfo;
+use crate::xen::vcpu::{TrapInfo, TrapTable};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use spin::Mutex;
@@ -89,7 +89,7 @@ pub struct VcpuState {
     /// L4 of guest user mode, held likewise.
     pub user_l4: Option<Mfn>,
     /// Trap table.
-    pub traps: Box<[TrapInfo; 256]>,
+    pub traps: Box<TrapTable>,
     /// Stack selector for entries from guest user mode.
     pub kernel_ss: u64,
     /// Stack pointer for entries from guest user mode.
@@ -166,7 +166,7 @@ pub struct Vcpu {
 
 impl VcpuState {
     /// A vCPU that has never run.
-    pub fn new(info: Maddr, fpu: FpuArea) -> Self {
+    pub fn new(info: Maddr, fpu: FpuArea, traps: Box<TrapTable>) -> Self {
         Self {
             regs: Frame::default(),
             ds: 0,
@@ -179,7 +179,7 @@ impl VcpuState {
             kernel_mode: true,
             kernel_l4: None,
             user_l4: None,
-            traps: Box::new([TrapInfo::default(); 256]),
+            traps,
             kernel_ss: 0,
             kernel_sp: 0,
             callbacks: Callbacks::default(),

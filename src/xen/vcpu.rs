@@ -59,8 +59,9 @@ pub struct UserRegs {
     pub gs: u16,
 }
 
-/// One entry of a trap table.
+/// One entry of a trap table, in the order that it is encoded in: whether it is empty takes two loads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
 pub struct TrapInfo {
     /// Exception vector.
     pub vector: u8,
@@ -91,9 +92,13 @@ impl TrapInfo {
         }
     }
 
-    /// True for an entry of all zeros, as nearly all of a trap table are.
-    fn is_empty(&self) -> bool {
-        self.address == 0 && self.cs == 0 && self.flags == 0 && self.vector == 0
+    /// An entry without a handler.
+    pub const EMPTY: Self = Self { vector: 0, flags: 0, cs: 0, address: 0 };
+
+    /// Zero for an entry of all zeros, as nearly all of a trap table are.
+    fn bits(&self) -> u64 {
+        let short = u32::from(self.vector) | u32::from(self.flags) << 8 | u32::from(self.cs) << 16;
+        self.address | u64::from(short)
     }
 
     /// Writes an entry, padding as zero.
@@ -111,7 +116,18 @@ impl TrapInfo {
     }
 }
 
-/// All registers and tables of a PV vCPU (`vcpu_guest_context`, 5168 bytes).
+/// A vCPU's trap table.
+pub type TrapTable = [TrapInfo; NR_TRAPS];
+
+/// A trap table without any entry.
+pub fn empty_traps() -> Box<TrapTable> {
+    Box::new([TrapInfo::EMPTY; NR_TRAPS])
+}
+
+/// Entries of a trap table that are looked at together: most of them are empty.
+const TRAPS_AT_ONCE: usize = 4;
+
+/// All of a PV vCPU's registers and tables (`vcpu_guest_context`, 5168 bytes) but its trap table, which is the most of it and stays where it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VcpuGuestContext {
     /// FPU and SSE state as FXSAVE writes it.
@@ -120,8 +136,6 @@ pub struct VcpuGuestContext {
     pub flags: u64,
     /// Registers.
     pub user_regs: UserRegs,
-    /// Trap table.
-    pub traps: [TrapInfo; NR_TRAPS],
     /// Linear address of the LDT.
     pub ldt_base: u64,
     /// Entries in it.
@@ -194,7 +208,6 @@ impl VcpuGuestContext {
             fs: 0,
             gs: 0,
         },
-        traps: [TrapInfo { vector: 0, flags: 0, cs: 0, address: 0 }; NR_TRAPS],
         ldt_base: 0,
         ldt_ents: 0,
         gdt_frames: [0; NR_GDT_FRAMES],
@@ -212,15 +225,18 @@ impl VcpuGuestContext {
         gs_base_user: 0,
     };
 
-    /// The context as bytes, padding as zero.
-    pub fn encode(&self) -> Box<[u8; CONTEXT_SIZE]> {
+    /// The context with a trap table as bytes, padding as zero.
+    pub fn encode(&self, traps: &TrapTable) -> Box<[u8; CONTEXT_SIZE]> {
         let mut bytes = Box::new([0; CONTEXT_SIZE]);
         let into = &mut *bytes;
         put(into, ctx::FPU_CTXT, &self.fpu);
         self.user_regs.encode_at(into, ctx::USER_REGS);
-        let (traps, _) = into[ctx::TRAP_CTXT..ctx::LDT_BASE].as_chunks_mut();
-        for (trap, bytes) in self.traps.iter().zip(traps).filter(|(trap, _)| !trap.is_empty()) {
-            trap.encode(bytes);
+        let (places, _) = into[ctx::TRAP_CTXT..ctx::LDT_BASE].as_chunks_mut();
+        let (places, _) = places.as_chunks_mut::<TRAPS_AT_ONCE>();
+        for (traps, places) in traps.as_chunks::<TRAPS_AT_ONCE>().0.iter().zip(places) {
+            if traps.iter().fold(0, |bits, trap| bits | trap.bits()) != 0 {
+                traps.iter().zip(places).for_each(|(trap, place)| trap.encode(place));
+            }
         }
         for (offset, word) in [
             (ctx::FLAGS, self.flags),
@@ -245,17 +261,24 @@ impl VcpuGuestContext {
         bytes
     }
 
-    /// Reads a context, in place: it is large, and an update waits for it.
-    pub fn decode(from: &[u8; CONTEXT_SIZE]) -> Box<Self> {
-        let mut context = Box::new(Self::ZERO);
-        let c = &mut *context;
-        c.fpu.copy_from_slice(&from[ctx::FPU_CTXT..][..512]);
-        let traps = from[ctx::TRAP_CTXT..ctx::LDT_BASE].as_chunks().0;
-        for (trap, bytes) in c.traps.iter_mut().zip(traps) {
-            if u128::from_le_bytes(*bytes) != 0 {
-                *trap = TrapInfo::decode(bytes);
+    /// Reads a trap table out of a context.
+    pub fn decode_traps(from: &[u8; CONTEXT_SIZE]) -> Box<TrapTable> {
+        let mut traps = empty_traps();
+        let bytes = from[ctx::TRAP_CTXT..ctx::LDT_BASE].as_chunks::<{ TrapInfo::SIZE }>().0;
+        let bytes = bytes.as_chunks::<TRAPS_AT_ONCE>().0;
+        for (traps, bytes) in traps.as_chunks_mut::<TRAPS_AT_ONCE>().0.iter_mut().zip(bytes) {
+            if bytes.iter().fold(0, |bits, bytes| bits | u128::from_le_bytes(*bytes)) != 0 {
+                traps.iter_mut().zip(bytes).for_each(|(trap, bytes)| *trap = TrapInfo::decode(bytes));
             }
         }
+        traps
+    }
+
+    /// Reads a context but for its trap table.
+    pub fn decode(from: &[u8; CONTEXT_SIZE]) -> Self {
+        let mut context = Self::ZERO;
+        let c = &mut context;
+        c.fpu.copy_from_slice(&from[ctx::FPU_CTXT..][..512]);
         c.flags = get_u64(from, ctx::FLAGS);
         c.user_regs = UserRegs::decode_at(from, ctx::USER_REGS);
         c.ldt_base = get_u64(from, ctx::LDT_BASE);
@@ -404,7 +427,7 @@ mod tests {
         for (i, b) in original.iter_mut().enumerate() {
             *b = (i * 7 + i / 251) as u8 | 1;
         }
-        let again = VcpuGuestContext::decode(&original).encode();
+        let again = VcpuGuestContext::decode(&original).encode(&VcpuGuestContext::decode_traps(&original));
         for at in 0..CONTEXT_SIZE {
             let expected = if is_field(at) { original[at] } else { 0 };
             assert_eq!(again[at], expected, "byte {at}");
@@ -413,18 +436,18 @@ mod tests {
 
     #[test]
     fn fields_lie_where_the_header_says() {
-        let mut c = Box::new(VcpuGuestContext::ZERO);
+        let (mut c, mut traps) = (VcpuGuestContext::ZERO, empty_traps());
         c.user_regs.rip = 1;
         c.user_regs.cs = 2;
         c.user_regs.saved_upcall_mask = 3;
         c.user_regs.gs = 4;
-        c.traps[255] = TrapInfo { vector: 5, flags: 6, cs: 7, address: 8 };
+        traps[255] = TrapInfo { vector: 5, flags: 6, cs: 7, address: 8 };
         c.gdt_frames[15] = 9;
         c.ctrlreg[3] = 10;
         c.debugreg[7] = 11;
         c.gs_base_user = 12;
         c.user_regs.entry_vector = 13;
-        let bytes = c.encode();
+        let bytes = c.encode(&traps);
         let mut set: vec::Vec<(usize, u8)> = vec![
             (520 + 124, 13),
             (520 + 128, 1),
@@ -444,6 +467,25 @@ mod tests {
             assert_eq!(set.remove(0), (at, b));
         }
         assert!(set.is_empty());
-        assert_eq!(VcpuGuestContext::decode(&bytes), c);
+        assert_eq!((VcpuGuestContext::decode(&bytes), VcpuGuestContext::decode_traps(&bytes)), (c, traps));
+    }
+
+    #[test]
+    fn a_trap_of_any_field_alone_is_not_lost() {
+        for (index, trap) in [
+            TrapInfo { vector: 1, ..TrapInfo::EMPTY },
+            TrapInfo { flags: 4, ..TrapInfo::EMPTY },
+            TrapInfo { cs: 0x100, ..TrapInfo::EMPTY },
+            TrapInfo { address: 1 << 63, ..TrapInfo::EMPTY },
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            for at in [index, 128 + index, NR_TRAPS - 1 - index] {
+                let mut traps = empty_traps();
+                traps[at] = trap;
+                assert_eq!(VcpuGuestContext::decode_traps(&VcpuGuestContext::ZERO.encode(&traps)), traps);
+            }
+        }
     }
 }

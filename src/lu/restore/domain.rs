@@ -28,9 +28,8 @@ use crate::run::{create as vcpu_area, grants as run_grants, work};
 use crate::verdict::{self, Verdict};
 use crate::x86::{cpu, tsc};
 use crate::xen::hypercall::runstate;
-use crate::xen::vcpu::VcpuGuestContext;
+use crate::xen::vcpu::{CONTEXT_SIZE, VcpuGuestContext, empty_traps};
 use alloc::borrow::ToOwned;
-use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -86,7 +85,8 @@ impl Unfit {
 
 struct SavedVcpu {
     saved: LuVcpu,
-    context: Option<Box<VcpuGuestContext>>,
+    /// The bytes of its `vcpu_guest_context`.
+    context: Option<Vec<u8>>,
     xsave: Option<SavedXsave>,
 }
 
@@ -215,8 +215,8 @@ impl SavedDomain {
             AnyRecord::Vcpu(saved) => self.vcpus.push(SavedVcpu { saved, context: None, xsave: None }),
             AnyRecord::VcpuBasic(basic) => {
                 let bytes = basic.context.to_vec()?;
-                if let (Some(vcpu), Ok(bytes)) = (self.vcpus.last_mut(), bytes[..].try_into()) {
-                    vcpu.context = Some(VcpuGuestContext::decode(bytes));
+                if let Some(vcpu) = self.vcpus.last_mut() {
+                    vcpu.context = Some(bytes);
                 }
             }
             AnyRecord::VcpuXsave(xsave) => {
@@ -437,11 +437,13 @@ fn restore_vcpu(host: &Host, domain: &Arc<Domain>, from: SavedVcpu) -> Result<Ar
             place.ok_or_else(|| refused("a vCPU without vcpu_info"))?
         }
     };
-    let mut v = VcpuState::new(info, fpu);
+    let bytes: Option<&[u8; CONTEXT_SIZE]> = from.context.as_deref().and_then(|bytes| bytes.try_into().ok());
+    let traps = bytes.map_or_else(empty_traps, VcpuGuestContext::decode_traps);
+    let mut v = VcpuState::new(info, fpu, traps);
     v.info_registered = s.vcpu_info.is_some();
     let mut gdt = ([None; GDT_FRAMES], 0);
-    if let Some(c) = &from.context {
-        hypercall::vcpu::load_context(&mut v, c);
+    if let Some(c) = bytes.map(VcpuGuestContext::decode) {
+        hypercall::vcpu::load_context(&mut v, &c);
         let nr = (c.gdt_ents as usize).div_ceil(512).min(GDT_FRAMES);
         for (to, raw) in gdt.0[..nr].iter_mut().zip(c.gdt_frames) {
             *to = Some(Mfn::try_new(raw).map_err(refused)?);

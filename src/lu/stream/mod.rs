@@ -236,8 +236,11 @@ pub trait Sink {
 
     /// Appends zeros: reserved fields.
     fn put_zeros(&mut self, nr_bytes: usize) {
-        for _ in 0..nr_bytes {
-            self.put(&[0]);
+        let mut left = nr_bytes;
+        while left != 0 {
+            let piece = left.min(8);
+            self.put(&[0; 8][..piece]);
+            left -= piece;
         }
     }
 }

@@ -131,6 +131,13 @@ impl<'a, S: ByteSource + ?Sized> Reader<'a, S> {
     }
 }
 
+/// Whether all bytes are zero, a word at a time.
+#[inline]
+fn is_zero(bytes: &[u8]) -> bool {
+    let (words, rest) = bytes.as_chunks::<8>();
+    words.iter().fold(0, |bits, word| bits | u64::from_ne_bytes(*word)) == 0 && rest.iter().all(|&byte| byte == 0)
+}
+
 /// A place in a record's body, from which its fields are read one after the other, across frames if need be.
 ///
 /// A copy is a second place in the same body.
@@ -284,7 +291,10 @@ impl<'a, S: ByteSource + ?Sized> Body<'a, S> {
                     buf
                 }
             };
-            if let Some(index) = piece.iter().position(|&byte| byte != 0) {
+            // Which of them it is is asked only if there is one.
+            if !is_zero(piece)
+                && let Some(index) = piece.iter().position(|&byte| byte != 0)
+            {
                 self.at -= (piece.len() - index - 1) as u64;
                 return Err(RecordError::Reserved { offset: offset + index as u64, found: piece[index] });
             }

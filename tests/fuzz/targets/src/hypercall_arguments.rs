@@ -37,8 +37,10 @@ fn padded<const N: usize>(bytes: &[u8]) -> [u8; N] {
 }
 
 fn context(bytes: &[u8]) {
-    let read = VcpuGuestContext::decode(&padded::<{ vcpu_guest_context::SIZE }>(bytes));
-    assert_eq!(VcpuGuestContext::decode(&read.encode()), read);
+    let bytes = padded::<{ vcpu_guest_context::SIZE }>(bytes);
+    let (read, traps) = (VcpuGuestContext::decode(&bytes), VcpuGuestContext::decode_traps(&bytes));
+    let again = read.encode(&traps);
+    assert_eq!((VcpuGuestContext::decode(&again), VcpuGuestContext::decode_traps(&again)), (read, traps));
 }
 
 fn trap(bytes: &[u8]) {
