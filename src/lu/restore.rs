@@ -127,7 +127,7 @@ pub struct Incoming {
     time: LuTime,
     host: LuHost,
     modules: Vec<Module>,
-    m2p: Vec<Option<Mfn>>,
+    m2p: M2p,
     saved_log: Option<SavedLog>,
     xen_pages: Vec<MfnRange>,
     bad_frames: Vec<MfnRange>,
@@ -172,7 +172,7 @@ impl Incoming {
                 domains_ended: 0,
             },
             modules: Vec::new(),
-            m2p: Vec::new(),
+            m2p: M2p::new(Vec::new()),
             saved_log: None,
             xen_pages: Vec::new(),
             bad_frames: Vec::new(),
@@ -208,8 +208,7 @@ impl Incoming {
                     for block in blocks.iter() {
                         let block = block.map_err(wrong)?;
                         let index = (block.first().get() / FRAMES_PER_BLOCK) as usize;
-                        self.m2p.resize(index, None);
-                        self.m2p.push(block.frames().first());
+                        self.m2p.place(index, block.frames().first());
                     }
                 }
                 AnyRecord::Log(log) => {
@@ -296,8 +295,8 @@ impl Incoming {
         for module in &self.modules {
             host(claims.host(module.frames(), DomId::XEN))?;
         }
-        for block in self.m2p.iter().flatten() {
-            host(claims.host(MfnRange::new(*block, crate::frame::CHUNK_FRAMES), DomId::XEN))?;
+        for (_, blocks) in self.m2p.runs() {
+            host(claims.host(blocks, DomId::XEN))?;
         }
         if let Some(log) = &self.saved_log {
             host(claims.host(log.range, DomId::XEN))?;
@@ -364,7 +363,7 @@ impl Incoming {
 
     /// The M2P, in place.
     pub fn take_m2p(&mut self) -> M2p {
-        M2p::new(core::mem::take(&mut self.m2p))
+        core::mem::take(&mut self.m2p)
     }
 
     /// The outgoing build's log.

@@ -3,7 +3,7 @@
 //! Guests read it at 0xffff8000_00000000, so it lies outside the region, in blocks of 2 MiB of which each covers 1 GiB of frames, and stays in
 //! place across updates (I1). Entries of frames that nobody owns read all ones.
 
-use crate::frame::{CHUNK_SIZE, Mfn, MfnRange, Pfn};
+use crate::frame::{CHUNK_FRAMES, CHUNK_SIZE, Mfn, MfnRange, Pfn};
 use crate::mm::physmem::PhysMem;
 use alloc::vec::Vec;
 
@@ -15,6 +15,7 @@ pub const INVALID: u64 = u64::MAX;
 pub const SHARED: u64 = u64::MAX >> 1;
 
 /// The table.
+#[derive(Default)]
 pub struct M2p {
     blocks: Vec<Option<Mfn>>,
 }
@@ -30,9 +31,29 @@ impl M2p {
         Self { blocks }
     }
 
+    /// Adds the block of an index behind all others.
+    pub fn place(&mut self, index: usize, block: Option<Mfn>) {
+        self.blocks.resize(index, None);
+        self.blocks.push(block);
+    }
+
     /// The blocks, by index.
     pub fn blocks(&self) -> impl Iterator<Item = (u64, Mfn)> + '_ {
         self.blocks.iter().enumerate().filter_map(|(i, b)| b.map(|b| (i as u64, b)))
+    }
+
+    /// The blocks by index, those in one run that follow each other in the table and in memory: nearly always all of them.
+    pub fn runs(&self) -> impl Iterator<Item = (u64, MfnRange)> + '_ {
+        let mut at = 0;
+        core::iter::from_fn(move || {
+            at += self.blocks.get(at..)?.iter().position(Option::is_some)?;
+            let (index, first) = (at, self.blocks[at]?);
+            let places = (first.get()..).step_by(CHUNK_FRAMES as usize);
+            let follow = |(block, place): &(&Option<Mfn>, u64)| block.is_some_and(|block| block.get() == *place);
+            let nr_blocks = self.blocks[at..].iter().zip(places).take_while(follow).count();
+            at += nr_blocks;
+            Some((index as u64, MfnRange::new(first, nr_blocks as u64 * CHUNK_FRAMES)))
+        })
     }
 
     /// Fills a fresh block.
@@ -84,6 +105,16 @@ mod tests {
     use super::*;
     use crate::mm::physmem::sparse::SparseMem;
     use std::vec;
+
+    #[test]
+    fn blocks_that_follow_each_other_are_one_run() {
+        let at = |chunk: u64| Some(Mfn::new(chunk * CHUNK_FRAMES));
+        let m2p = M2p::new(vec![None, at(9), at(10), None, at(11), at(7), at(8), at(9), at(10)]);
+        let run = |chunk: u64, nr: u64| MfnRange::new(Mfn::new(chunk * CHUNK_FRAMES), nr * CHUNK_FRAMES);
+        assert_eq!(m2p.runs().collect::<Vec<_>>(), [(1, run(9, 2)), (4, run(11, 1)), (5, run(7, 4))]);
+        assert_eq!(M2p::new(vec![None; 3]).runs().count(), 0);
+        assert_eq!(M2p::new(vec![]).runs().count(), 0);
+    }
 
     #[test]
     fn runs_cross_blocks_and_holes_are_silent() {

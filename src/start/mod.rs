@@ -289,10 +289,10 @@ fn map_m2p(frames: &Frames, own_l4: Mfn, m2p: &M2p) -> Result<(), Fatal> {
         Some(block.mfn())
     };
     let mut builder = paging::Builder::new(take);
-    for (i, block) in m2p.blocks() {
+    for (i, run) in m2p.runs() {
         let va = paging::M2P_VA + i * Order::CHUNK.len_bytes();
         builder
-            .map(own_l4, va, block.maddr(), 2, paging::US | paging::NX | 1 << 5)
+            .map_chunks(own_l4, va, run, paging::US | paging::NX | 1 << 5)
             .ok_or(Fatal::NoMemory { what: "page tables of the M2P" })?;
     }
     Ok(())

@@ -9,7 +9,7 @@
 //!
 //! All tables but the domains' slot 260 live in the region: they are as disposable as the build that made them.
 
-use crate::frame::{CHUNK_SIZE, Maddr, Mfn, PAGE_SIZE};
+use crate::frame::{CHUNK_FRAMES, CHUNK_SIZE, Maddr, Mfn, MfnRange, PAGE_SIZE};
 use crate::mm::physmem::PhysMem;
 use crate::x86::directmap::{DIRECTMAP_VA, DirectMap};
 use crate::x86::{apic, traps};
@@ -104,6 +104,11 @@ impl<F: FnMut() -> Option<Mfn>> Builder<F> {
         let large = if level > 1 { PS } else { 0 };
         DirectMap.write_u64(entry_at(table, index(va, level)), to.get() | flags | P | large);
         Some(())
+    }
+
+    /// Maps whole chunks in pages of 2 MiB, with flags as for [`Self::map`].
+    pub fn map_chunks(&mut self, l4: Mfn, va: u64, to: MfnRange, flags: u64) -> Option<()> {
+        self.map_run(l4, va, to.first()?.maddr(), to.nr_frames() / CHUNK_FRAMES, 2, flags)
     }
 
     /// Maps `nr_pages` pages in a row, table by table.

@@ -185,7 +185,9 @@ mod tests {
         assert_eq!((naive(b"123456789"), checksum(&b"123456789"[..])), (0xe306_9283, 0xe306_9283));
         assert_eq!((naive(b""), joined(0, 0, 0), with_zeros(0, 0)), (0, 0, 0));
         for (bit, &by) in SHIFTS.iter().enumerate() {
-            assert_eq!(shift_once(bit, 0x8000_0001), product(by, 0x8000_0001));
+            for value in [1, 0x8000_0001, 0x1234_5678, 0xfedc_ba98, u32::MAX] {
+                assert_eq!(shift_once(bit, value), product(by, value));
+            }
         }
         assert_eq!(with_zeros(naive(b"x"), 1 << 20), checksum(&[b"x", &vec![0; 1 << 20][..]].concat()));
     }
