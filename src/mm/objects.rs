@@ -1,4 +1,4 @@
-//! Memory for small objects: `linked_list_allocator` over the pieces of memory that it was given, behind lists of free objects by size ([`small`]).
+//! Memory for small objects: `linked_list_allocator` over the pieces of memory that it was given, behind lists of free objects by size.
 //!
 //! A domain that is restored has some thirty small objects, and first fit looks longer the more there are: for them it is asked for a slab at a time.
 //! Whose heap this is, and where more memory comes from, is for the caller to say.
