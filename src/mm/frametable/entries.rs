@@ -125,26 +125,43 @@ impl Entries {
     /// True if all of some chunks have this word. None if there are not so many.
     pub fn all_are(&self, chunks: Range<usize>, word: u64) -> Option<bool> {
         self.all.get(chunks.clone())?;
-        let is = |(block, part): (usize, Range<usize>)| match self.blocks[block].alike() {
+        let Cut { head, blocks, tail } = self.cut(&chunks);
+        let block_is = |(block, state): (usize, &BlockState)| match state.alike() {
             Some(alike) => alike.word() == word,
-            None => all_are(&self.all[part], word),
+            None => all_are(&self.all[self.chunks_of(block)], word),
         };
-        Some(by_block(chunks).all(is))
+        let are = self.part_is(head, word) && blocks.clone().zip(&self.blocks[blocks]).all(block_is);
+        Some(are && self.part_is(tail, word))
     }
 
     /// Sets the word of all of some chunks.
     pub fn set_all(&self, chunks: Range<usize>, word: u64) {
-        for (block, part) in by_block(chunks) {
-            let is_whole = part == self.chunks_of(block);
-            match self.blocks[block].alike() {
-                Some(_) if is_whole && word == packed::UNCLAIMED => self.blocks[block].0.store(1, Ordering::Release),
-                Some(_) if is_whole => self.write(block, word),
-                Some(alike) => {
-                    self.write(block, alike.word());
-                    set_all(&self.all[part], word);
-                }
-                None => set_all(&self.all[part], word),
+        let Cut { head, blocks, tail } = self.cut(&chunks);
+        self.set_part(head, word);
+        for (block, state) in blocks.clone().zip(&self.blocks[blocks]) {
+            match state.alike() {
+                Some(_) if word == packed::UNCLAIMED => state.0.store(1, Ordering::Release),
+                Some(_) => self.write(block, word),
+                None => set_all(&self.all[self.chunks_of(block)], word),
             }
+        }
+        self.set_part(tail, word);
+    }
+
+    /// [`Self::all_are`] for chunks of one block.
+    fn part_is(&self, part: Range<usize>, word: u64) -> bool {
+        part.is_empty()
+            || match self.blocks[part.start / BLOCK_CHUNKS].alike() {
+                Some(alike) => alike.word() == word,
+                None => all_are(&self.all[part], word),
+            }
+    }
+
+    /// [`Self::set_all`] for some of the chunks of one block.
+    fn set_part(&self, part: Range<usize>, word: u64) {
+        if !part.is_empty() {
+            self.own(part.start);
+            set_all(&self.all[part], word);
         }
     }
 
@@ -161,6 +178,17 @@ impl Entries {
         block * BLOCK_CHUNKS..self.all.len().min((block + 1) * BLOCK_CHUNKS)
     }
 
+    fn cut(&self, chunks: &Range<usize>) -> Cut {
+        let is_all = chunks.end == self.all.len();
+        let end = if is_all { blocks_for(chunks.end) } else { chunks.end / BLOCK_CHUNKS };
+        let first = blocks_for(chunks.start);
+        let middle = chunks.end.min(first * BLOCK_CHUNKS);
+        if first >= end {
+            return Cut { head: chunks.start..middle, blocks: 0..0, tail: middle..chunks.end };
+        }
+        Cut { head: chunks.start..middle, blocks: first..end, tail: chunks.end.min(end * BLOCK_CHUNKS)..chunks.end }
+    }
+
     /// Writes all entries of a block, before a reader can find them.
     #[cold]
     fn write(&self, block: usize, word: u64) {
@@ -173,12 +201,11 @@ fn blocks_of(chunks: &Range<usize>) -> Range<usize> {
     chunks.start / BLOCK_CHUNKS..blocks_for(chunks.end)
 }
 
-/// Chunks, block by block.
-fn by_block(chunks: Range<usize>) -> impl Iterator<Item = (usize, Range<usize>)> {
-    blocks_of(&chunks).map(move |block| {
-        let first = block * BLOCK_CHUNKS;
-        (block, chunks.start.max(first)..chunks.end.min(first + BLOCK_CHUNKS))
-    })
+/// Chunks taken apart into whole blocks and what is left: before and behind them, each in one block.
+struct Cut {
+    head: Range<usize>,
+    blocks: Range<usize>,
+    tail: Range<usize>,
 }
 
 #[cfg(test)]
