@@ -17,12 +17,11 @@ use super::records::{
 use super::stream::{Dest, PagedDest, WriteError, Writer};
 use crate::domain::evtchn::PortState;
 use crate::domain::grant::{Active, Mapping};
-use crate::frame::{CHUNK_FRAMES, DomId, Mfn, MfnRange, Order, PAGE_SIZE};
+use crate::frame::{DomId, Mfn, MfnRange, Order, PAGE_SIZE};
 use crate::hypercall;
 use crate::log;
 use crate::mm::buddy::Block;
-use crate::mm::page_info::PageLookup;
-use crate::mm::types::{Root, roots_among};
+use crate::mm::types::{Root, each_root};
 use crate::ranges;
 use crate::run::domain::{Domain, DomainMemory};
 use crate::run::host::Host;
@@ -391,21 +390,11 @@ fn save_grant_uses<D: Dest>(host: &Host, domain: &Domain, out: &mut Writer<D>) -
     Ok(())
 }
 
-/// The page tables among a domain's frames from which a replay starts: pinned ones, and ones that tables of their own level name. Chunks
-/// that are not split have none.
-fn roots(host: &Host, ranges: impl Iterator<Item = crate::frame::MfnRange>) -> Vec<(Mfn, Root)> {
+/// The page tables among a domain's frames from which a replay starts: pinned ones, and ones that tables of their own level name.
+fn roots(host: &Host, ranges: impl Iterator<Item = MfnRange>) -> Vec<(Mfn, Root)> {
     let mut roots = Vec::new();
     for range in ranges {
-        let mut at = range.start();
-        while at < range.end() {
-            let end = ((at / CHUNK_FRAMES + 1) * CHUNK_FRAMES).min(range.end());
-            if let Some(records) = host.frames.records(at / CHUNK_FRAMES) {
-                let first = (at % CHUNK_FRAMES) as usize;
-                let records = &records[first..first + (end - at) as usize];
-                roots.extend(roots_among(Mfn::new(at), records));
-            }
-            at = end;
-        }
+        each_root(host.frames, range, |mfn, root| roots.push((mfn, root)));
     }
     roots
 }
