@@ -284,7 +284,6 @@ fn write_domain<D: Dest>(
     if let Some(refusal) = domain.refusal() {
         return refused::write(host, version, domain, refusal, out);
     }
-    let unrepresentable = |what| SaveError::Unrepresentable { domain: domain.id, what };
     let mut memory = domain.memory.lock();
     let vcpus = domain.vcpus.lock().clone();
     // What is left of a domain that has stopped, once everything is quiet, are frames that others map; its rings are not among them for sure.
@@ -314,7 +313,7 @@ fn write_domain<D: Dest>(
     save_channels(host, domain, out)?;
     save_grants(host, domain, out)?;
     let clock = tsc::clock();
-    out.save(&TscInfo { mode: 0, khz: (clock.tsc_hz / 1000) as u32, nsec: tsc::now_ns(), incarnation: 0 })?;
+    out.save(&TscInfo { mode: 0, khz: (clock.tsc_hz / 1000) as u32, nsec: clock.ns_at(tsc::rdtsc()), incarnation: 0 })?;
     save_shared_info(memory.shared_info, out)?;
     drop(memory);
     for vcpu in &vcpus {
