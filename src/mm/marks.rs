@@ -40,8 +40,12 @@ impl Marks {
     /// Calls `f` with each page of a range that may have been marked, in order.
     #[inline]
     pub fn each(&self, of: Range<usize>, mut f: impl FnMut(usize)) {
-        for (at, word) in (0..).step_by(64 * PAGES).zip(&self.0) {
-            let mut left = word.load(Ordering::Acquire);
+        let words = self.0.each_ref().map(|word| word.load(Ordering::Acquire));
+        // Most chunks have no marked page.
+        if words.iter().fold(0, |any, word| any | word) == 0 {
+            return;
+        }
+        for (at, mut left) in (0..).step_by(64 * PAGES).zip(words) {
             while left != 0 {
                 let first = at + left.trailing_zeros() as usize * PAGES;
                 (first..first + PAGES).filter(|index| of.contains(index)).for_each(&mut f);

@@ -183,8 +183,9 @@ pub trait PageLookup {
     fn records(&self, _chunk: u64) -> Option<&[PageInfo; CHUNK_FRAMES as usize]> {
         None
     }
-    /// Where the frames of a chunk are marked of which each has a record of its own. No mark is taken away as long as somebody owns the frame.
-    fn marks(&self, _chunk: u64) -> Option<&Marks> {
+    /// Where the frames of a chunk are marked of which each has a record of its own, and the records. No mark is taken away as long as somebody owns
+    /// the frame.
+    fn marks(&self, _chunk: u64) -> Option<(&Marks, &[PageInfo; CHUNK_FRAMES as usize])> {
         None
     }
     /// The last reference is gone: the frame goes back to the heap.

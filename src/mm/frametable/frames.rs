@@ -377,9 +377,10 @@ impl PageLookup for Frames {
     }
 
     /// A split is taken without marks, and is given back when none of its pages has an owner.
-    fn marks(&self, chunk: u64) -> Option<&Marks> {
+    fn marks(&self, chunk: u64) -> Option<(&Marks, &[PageInfo; CHUNK_FRAMES as usize])> {
         let id = self.table.entries().get(usize::try_from(chunk).ok()?)?.split_id()?;
-        Some(self.table.split_at(id).vacant().marks())
+        let split = self.table.split_at(id);
+        Some((split.vacant().marks(), split.pages()))
     }
 
     /// # Panics

@@ -374,7 +374,7 @@ fn records_of_a_whole_chunk_carry_the_owner_and_one_reference() {
 fn marks_go_with_the_last_page_that_has_an_owner() {
     let marked = |frames: &Frames, chunk: u64| {
         let mut marked = Vec::new();
-        frames.marks(chunk).unwrap().each(0..512, |index| marked.push(index));
+        frames.marks(chunk).unwrap().0.each(0..512, |index| marked.push(index));
         marked
     };
     let frames = machine(4, 1);
@@ -383,7 +383,7 @@ fn marks_go_with_the_last_page_that_has_an_owner() {
     assert!(frames.marks(1).is_none());
     frames.page(Mfn::new(521)).unwrap();
     assert!(marked(&frames, 1).is_empty());
-    frames.marks(1).unwrap().set(9);
+    frames.marks(1).unwrap().0.set(9);
     frames.release(range(512, 1000), d(1)).unwrap();
     assert_eq!(marked(&frames, 1), [8, 9]);
     // The chunk is whole again, and other ones have its records next.

@@ -99,8 +99,8 @@ impl PageLookup for Frames {
         if chunk == 0 { self.infos.as_slice().try_into().ok() } else { None }
     }
 
-    fn marks(&self, chunk: u64) -> Option<&Marks> {
-        (chunk == 0).then_some(&self.marks)
+    fn marks(&self, chunk: u64) -> Option<(&Marks, &[PageInfo; CHUNK_FRAMES as usize])> {
+        Some((&self.marks, self.records(chunk)?))
     }
 
     fn free_page(&self, mfn: Mfn) {

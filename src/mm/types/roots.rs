@@ -37,7 +37,7 @@ pub fn each_root(pages: &impl PageLookup, range: MfnRange, mut f: impl FnMut(Mfn
         let chunk = at / CHUNK_FRAMES;
         let base = chunk * CHUNK_FRAMES;
         let end = range.end().min(base + CHUNK_FRAMES);
-        if let (Some(marks), Some(records)) = (pages.marks(chunk), pages.records(chunk)) {
+        if let Some((marks, records)) = pages.marks(chunk) {
             marks.each((at - base) as usize..(end - base) as usize, |index| {
                 if let Some(root) = Root::of(&records[index]) {
                     f(Mfn::new(base + index as u64), root);
@@ -63,7 +63,7 @@ impl<'a, L: PageLookup, M: PhysMem> PageTypes<'a, L, M> {
 
     /// Marks a frame that has become a root, while a reference on it is held: as long as it is one, [`each_root`] finds it.
     pub(super) fn mark_root(&self, mfn: Mfn) {
-        if let Some(marks) = self.pages.marks(mfn.chunk()) {
+        if let Some((marks, _)) = self.pages.marks(mfn.chunk()) {
             marks.set(mfn.index_in_chunk());
         }
     }
