@@ -23,7 +23,7 @@ use x86_64::registers::model_specific::{FsBase, KernelGsBase};
 /// `set_trap_table(table)`: entries up to one whose address is 0; a null pointer clears the table.
 pub fn set_trap_table(c: &mut Caller<'_>, list: u64) -> Result<u64, Errno> {
     if list == 0 {
-        c.vcpu.state.lock().traps.fill(TrapInfo::default());
+        c.vcpu.state.lock().traps.clear();
         return Ok(0);
     }
     let memory = c.memory()?;
@@ -35,7 +35,7 @@ pub fn set_trap_table(c: &mut Caller<'_>, list: u64) -> Result<u64, Errno> {
             return Ok(0);
         }
         canonical(trap.address)?;
-        c.vcpu.state.lock().traps[usize::from(trap.vector)] = trap;
+        c.vcpu.state.lock().traps.set(trap.vector, &trap);
     }
     Err(Errno::EINVAL)
 }

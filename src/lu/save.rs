@@ -11,18 +11,17 @@ use super::records::{
     CallbackMasks, Callbacks, Channel, ChannelState, DomainBegin, DomainFlags, GrantInUse, GrantMap, GrantsHead,
     HostFlags, LU_CMDLINE, LU_CMDLINE_MODULE, LU_CONSOLE, LU_TYPED, ListWriter, LuHost, LuLog, LuTime, LuVcpu,
     LuVersion, LuWatchdogs, M2pBlock, Name, OpenDomain, Pin, PvInfo, Runstate, SHARED_INFO, STATIC_DATA_END,
-    SavedExtent, Stage, StreamVersion, TscInfo, VcpuFlags, VcpuPending, XenPagesKind, write_grants, write_stages,
-    write_vcpu_basic, write_vcpu_xsave,
+    SavedExtent, Stage, StreamVersion, TscInfo, VCPU_CONTEXT_LEN, VcpuFlags, VcpuPending, XenPagesKind, write_grants,
+    write_stages, write_vcpu_basic, write_vcpu_xsave,
 };
 use super::stream::{Dest, PagedDest, WriteError, Writer};
 use crate::domain::evtchn::PortState;
-use crate::domain::grant::{Active, Mapping};
-use crate::frame::{CHUNK_FRAMES, DomId, Mfn, MfnRange, Order, PAGE_SIZE};
+use crate::domain::grant::{Active, Mapping, TableToSave};
+use crate::frame::{DomId, Mfn, MfnRange, Order, PAGE_SIZE};
 use crate::hypercall;
 use crate::log;
 use crate::mm::buddy::Block;
-use crate::mm::page_info::PageLookup;
-use crate::mm::types::{Root, roots_among};
+use crate::mm::types::each_root;
 use crate::ranges;
 use crate::run::domain::{Domain, DomainMemory};
 use crate::run::host::Host;
@@ -30,6 +29,7 @@ use crate::run::vcpu::Vcpu;
 use crate::verdict::{self, Verdict};
 use crate::x86::directmap::{self, DirectMap};
 use crate::x86::{apic, tsc};
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::fmt;
@@ -185,8 +185,9 @@ fn write_all<D: Dest>(host: &Host, facts: &UpdateFacts, out: &mut Writer<D>) -> 
     }
     write_kept(host, facts.version, out)?;
     let domains: Vec<_> = host.domains.lock().values().cloned().collect();
+    let mut context = Box::new([0; VCPU_CONTEXT_LEN]);
     for domain in &domains {
-        write_domain(host, facts.version, domain, out)?;
+        write_domain(host, facts.version, domain, &mut context, out)?;
     }
     let stages = [
         Stage { stage: super::records::stage::PAUSED, tsc: facts.paused_tsc },
@@ -272,16 +273,17 @@ fn open_domain<D: Dest>(
     Ok(open)
 }
 
+/// Writes a domain. `context` is where its vCPUs' contexts are put together: zeros at first, and nobody else writes to it.
 fn write_domain<D: Dest>(
     host: &Host,
     version: StreamVersion,
     domain: &Domain,
+    context: &mut [u8; VCPU_CONTEXT_LEN],
     out: &mut Writer<D>,
 ) -> Result<(), SaveError> {
     if let Some(refusal) = domain.refusal() {
         return refused::write(host, version, domain, refusal, out);
     }
-    let unrepresentable = |what| SaveError::Unrepresentable { domain: domain.id, what };
     let mut memory = domain.memory.lock();
     let vcpus = domain.vcpus.lock().clone();
     // What is left of a domain that has stopped, once everything is quiet, are frames that others map; its rings are not among them for sure.
@@ -293,17 +295,7 @@ fn write_domain<D: Dest>(
     memory.settle(host.frames, domain.id);
     memory.lingering.iter().for_each(|mfn| list.push(&mfn));
     list.finish()?;
-    let roots = roots(host, memory.ranges());
-    let mut list = ListWriter::pinned(out);
-    for (mfn, root) in roots.iter().filter(|(_, root)| root.is_pinned) {
-        list.push(&Pin::try_new(*mfn, root.level).ok_or(unrepresentable("a pin"))?);
-    }
-    list.finish()?;
-    let mut list = ListWriter::linear(out);
-    for (mfn, root) in roots.iter().filter(|(_, root)| !root.is_pinned) {
-        list.push(&Pin::try_new(*mfn, root.level).ok_or(unrepresentable("a table"))?);
-    }
-    list.finish()?;
+    save_roots(host, domain, memory.ranges(), out)?;
     let console = domain.console.lock();
     if !console.line.unseen().is_empty() {
         out.record(LU_CONSOLE, console.line.unseen())?;
@@ -321,14 +313,38 @@ fn write_domain<D: Dest>(
     save_channels(host, domain, out)?;
     save_grants(host, domain, out)?;
     let clock = tsc::clock();
-    out.save(&TscInfo { mode: 0, khz: (clock.tsc_hz / 1000) as u32, nsec: tsc::now_ns(), incarnation: 0 })?;
+    out.save(&TscInfo { mode: 0, khz: (clock.tsc_hz / 1000) as u32, nsec: clock.ns_at(tsc::rdtsc()), incarnation: 0 })?;
     save_shared_info(memory.shared_info, out)?;
     drop(memory);
     for vcpu in &vcpus {
-        write_vcpu(domain, vcpu, out)?;
+        write_vcpu(domain, vcpu, context, out)?;
     }
     open.end(out)?;
     Ok(())
+}
+
+/// The page tables among a domain's frames from which a replay starts: pinned ones, and ones that tables of their own level name, which are few.
+fn save_roots<D: Dest>(
+    host: &Host,
+    domain: &Domain,
+    ranges: impl Iterator<Item = MfnRange>,
+    out: &mut Writer<D>,
+) -> Result<(), SaveError> {
+    let what = SaveError::Unrepresentable { domain: domain.id, what: "a page table" };
+    let (mut linear, mut fits) = (Vec::new(), true);
+    let mut list = ListWriter::pinned(out);
+    for range in ranges {
+        each_root(host.frames, range, |mfn, root| match Pin::try_new(mfn, root.level) {
+            Some(pin) if root.is_pinned => list.push(&pin),
+            Some(table) => linear.push(table),
+            None => fits = false,
+        });
+    }
+    list.finish()?;
+    let mut list = ListWriter::linear(out);
+    linear.iter().for_each(|table| list.push(table));
+    list.finish()?;
+    if fits { Ok(()) } else { Err(what) }
 }
 
 #[expect(unsafe_code, reason = "a frame is written from where it lies")]
@@ -361,29 +377,33 @@ fn save_channels<D: Dest>(host: &Host, domain: &Domain, out: &mut Writer<D>) -> 
 }
 
 fn save_grants<D: Dest>(host: &Host, domain: &Domain, out: &mut Writer<D>) -> Result<(), SaveError> {
-    let Some(saved) = host.grants.lock().save(domain.id) else { return Ok(()) };
+    let tables = host.grants.lock();
+    let Some(table) = tables.to_save(domain.id) else { return Ok(()) };
+    let limits = table.limits();
     let head = GrantsHead {
-        version: saved.version as u32,
-        max_frames: saved.limits.max_frames,
-        max_maps: saved.limits.max_maps,
-        nr_shared: saved.shared.len() as u32,
+        version: table.version() as u32,
+        max_frames: limits.max_frames,
+        max_maps: limits.max_maps,
+        nr_shared: table.shared().len() as u32,
     };
-    write_grants(out, head, &[saved.shared, saved.status].concat())?;
-    save_grant_uses(host, domain, out)
+    write_grants(out, head, [table.shared(), table.status()])?;
+    save_uses(table, out)
 }
 
 /// The part of a domain's grants that others change too.
 fn save_grant_uses<D: Dest>(host: &Host, domain: &Domain, out: &mut Writer<D>) -> Result<(), SaveError> {
-    let tables = host.grants.lock();
-    let Some(saved) = tables.save(domain.id) else { return Ok(()) };
+    host.grants.lock().to_save(domain.id).map_or(Ok(()), |table| save_uses(table, out))
+}
+
+fn save_uses<D: Dest>(table: TableToSave<'_>, out: &mut Writer<D>) -> Result<(), SaveError> {
     let mut list = ListWriter::grants_in_use(out);
-    for (reference, active) in saved.active {
+    for (reference, active) in table.active() {
         let Active { to, frame, readers, writers } = active;
         list.push(&GrantInUse { reference, to, readers, writers, frame });
     }
     list.finish()?;
     let mut list = ListWriter::grant_maps(out);
-    for (handle, mapping) in saved.maps {
+    for (handle, mapping) in table.maps() {
         let Mapping { granter, reference, flags } = mapping;
         list.push(&GrantMap { handle, granter, reference, flags });
     }
@@ -391,26 +411,12 @@ fn save_grant_uses<D: Dest>(host: &Host, domain: &Domain, out: &mut Writer<D>) -
     Ok(())
 }
 
-/// The page tables among a domain's frames from which a replay starts: pinned ones, and ones that tables of their own level name. Chunks
-/// that are not split have none.
-fn roots(host: &Host, ranges: impl Iterator<Item = crate::frame::MfnRange>) -> Vec<(Mfn, Root)> {
-    let mut roots = Vec::new();
-    for range in ranges {
-        let mut at = range.start();
-        while at < range.end() {
-            let end = ((at / CHUNK_FRAMES + 1) * CHUNK_FRAMES).min(range.end());
-            if let Some(records) = host.frames.records(at / CHUNK_FRAMES) {
-                let first = (at % CHUNK_FRAMES) as usize;
-                let records = &records[first..first + (end - at) as usize];
-                roots.extend(roots_among(Mfn::new(at), records));
-            }
-            at = end;
-        }
-    }
-    roots
-}
-
-fn write_vcpu<D: Dest>(domain: &Domain, vcpu: &Vcpu, out: &mut Writer<D>) -> Result<(), SaveError> {
+fn write_vcpu<D: Dest>(
+    domain: &Domain,
+    vcpu: &Vcpu,
+    context: &mut [u8; VCPU_CONTEXT_LEN],
+    out: &mut Writer<D>,
+) -> Result<(), SaveError> {
     let v = vcpu.state.lock();
     let mut flags = VcpuFlags::empty();
     flags.set(VcpuFlags::KERNEL_MODE, v.kernel_mode);
@@ -468,7 +474,8 @@ fn write_vcpu<D: Dest>(domain: &Domain, vcpu: &Vcpu, out: &mut Writer<D>) -> Res
     if !v.initialised {
         return Ok(());
     }
-    write_vcpu_basic(out, vcpu.id, &hypercall::vcpu::context_of(&v, domain.vm_assist()).encode(&v.traps))?;
+    hypercall::vcpu::context_of(&v, domain.vm_assist()).encode(&v.traps, context);
+    write_vcpu_basic(out, vcpu.id, context)?;
     if v.fpu.xcr0() != 0 {
         write_vcpu_xsave(out, vcpu.id, v.xcr0, v.fpu.xcr0(), v.fpu.bytes())?;
     }

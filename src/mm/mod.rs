@@ -8,6 +8,7 @@ pub mod guest_mem;
 pub mod ledger;
 pub mod lingering;
 pub mod m2p;
+pub mod marks;
 pub mod objects;
 pub mod page_info;
 pub mod physmem;

@@ -7,6 +7,7 @@
 //! Memory ordering: counts are changed by compare-and-exchange with acquire on gain and release on loss; the owner is stored before the count becomes visible.
 
 use crate::frame::{CHUNK_FRAMES, DomId, Mfn};
+use crate::mm::marks::Marks;
 use bitflags::bitflags;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -180,6 +181,11 @@ pub trait PageLookup {
     fn page(&self, mfn: Mfn) -> Result<&PageInfo, NoPage>;
     /// The records of all frames of a chunk, if each has one of its own and they lie together: for loops over frames that follow each other.
     fn records(&self, _chunk: u64) -> Option<&[PageInfo; CHUNK_FRAMES as usize]> {
+        None
+    }
+    /// Where the frames of a chunk are marked of which each has a record of its own, and the records. No mark is taken away as long as somebody owns
+    /// the frame.
+    fn marks(&self, _chunk: u64) -> Option<(&Marks, &[PageInfo; CHUNK_FRAMES as usize])> {
         None
     }
     /// The last reference is gone: the frame goes back to the heap.

@@ -145,7 +145,7 @@ pub fn exception(
     vector: u8,
     error: Option<u64>,
 ) -> Result<(), Undeliverable> {
-    let trap = v.traps[usize::from(vector)];
+    let trap = v.traps.get(vector);
     if trap.address == 0 {
         return Err(Undeliverable::NoHandler { vector: u64::from(vector) });
     }
@@ -182,7 +182,7 @@ pub fn event(vcpu: &Vcpu, frame: &mut Frame) -> Result<(), Undeliverable> {
     if v.nmi_due() {
         v.nmi_pending = false;
         // Without a handler it is lost, as in Xen.
-        if v.traps[usize::from(NMI_VECTOR)].address != 0 {
+        if v.traps.get(NMI_VECTOR).address != 0 {
             exception(&vcpu.domain, &mut v, frame, NMI_VECTOR, None)?;
             v.nmi_masked = true;
         }

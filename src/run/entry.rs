@@ -136,7 +136,7 @@ const INT_LEN: u64 = 2;
 fn software_interrupt(vcpu: &Vcpu, frame: &mut Frame, vector: u8) -> Result<(), Undeliverable> {
     let mut v = vcpu.state.lock();
     let ring = if v.kernel_mode { 1 } else { 3 };
-    let trap = v.traps[usize::from(vector)];
+    let trap = v.traps.get(vector);
     if trap.address == 0 || trap.flags & 3 < ring {
         frame.rip = frame.rip.wrapping_sub(INT_LEN);
         return bounce::exception(&vcpu.domain, &mut v, frame, 13, Some(u64::from(vector) << 3 | 2));

@@ -236,12 +236,13 @@ impl VcpuState {
 
     /// Takes the handler of NMIs, 0 for none. Its entry masks events, and `int 2` is for nobody, as Xen has it.
     pub fn set_nmi_handler(&mut self, address: u64) {
-        self.traps[usize::from(NMI_VECTOR)] = match address {
+        let trap = match address {
             0 => TrapInfo::default(),
             address => {
                 TrapInfo { vector: NMI_VECTOR, flags: TrapInfo::MASKS_EVENTS, cs: pv::FLAT_KERNEL_CS as u16, address }
             }
         };
+        self.traps.set(NMI_VECTOR, &trap);
     }
 
     /// The next moment at which a timer of this vCPU is due.

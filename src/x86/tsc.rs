@@ -19,7 +19,7 @@ pub fn set_clock(clock: Clock) {
 
 /// The system clock; before it is set, one that stands at zero.
 pub fn clock() -> Clock {
-    CLOCK.get().copied().unwrap_or(Clock::new(u64::MAX, 0, 1_000_000_000))
+    CLOCK.get().copied().unwrap_or_else(|| Clock::new(u64::MAX, 0, 1_000_000_000))
 }
 
 /// System time now, in nanoseconds.

@@ -59,9 +59,8 @@ pub struct UserRegs {
     pub gs: u16,
 }
 
-/// One entry of a trap table, in the order that it is encoded in: whether it is empty takes two loads.
+/// One entry of a trap table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
 pub struct TrapInfo {
     /// Exception vector.
     pub vector: u8,
@@ -95,12 +94,6 @@ impl TrapInfo {
     /// An entry without a handler.
     pub const EMPTY: Self = Self { vector: 0, flags: 0, cs: 0, address: 0 };
 
-    /// Zero for an entry of all zeros, as nearly all of a trap table are.
-    fn bits(&self) -> u64 {
-        let short = u32::from(self.vector) | u32::from(self.flags) << 8 | u32::from(self.cs) << 16;
-        self.address | u64::from(short)
-    }
-
     /// Writes an entry, padding as zero.
     pub fn encode(&self, into: &mut [u8; Self::SIZE]) {
         into.fill(0);
@@ -116,12 +109,35 @@ impl TrapInfo {
     }
 }
 
-/// A vCPU's trap table.
-pub type TrapTable = [TrapInfo; NR_TRAPS];
+/// A vCPU's trap table. It is kept as it is encoded, padding as zero: an entry is taken in and taken out rarely, and a save copies all of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrapTable([[u8; TrapInfo::SIZE]; NR_TRAPS]);
+
+impl TrapTable {
+    /// The entry of a vector.
+    pub fn get(&self, vector: u8) -> TrapInfo {
+        TrapInfo::decode(&self.0[usize::from(vector)])
+    }
+
+    /// Replaces the entry of a vector.
+    pub fn set(&mut self, vector: u8, trap: &TrapInfo) {
+        trap.encode(&mut self.0[usize::from(vector)]);
+    }
+
+    /// Takes all entries out.
+    pub fn clear(&mut self) {
+        self.0.as_flattened_mut().fill(0);
+    }
+
+    /// The entries, in the order of their vectors.
+    pub fn iter(&self) -> impl Iterator<Item = TrapInfo> + '_ {
+        self.0.iter().map(TrapInfo::decode)
+    }
+}
 
 /// A trap table without any entry.
 pub fn empty_traps() -> Box<TrapTable> {
-    Box::new([TrapInfo::EMPTY; NR_TRAPS])
+    Box::new(TrapTable([[0; TrapInfo::SIZE]; NR_TRAPS]))
 }
 
 /// Entries of a trap table that are looked at together: most of them are empty.
@@ -225,19 +241,11 @@ impl VcpuGuestContext {
         gs_base_user: 0,
     };
 
-    /// The context with a trap table as bytes, padding as zero.
-    pub fn encode(&self, traps: &TrapTable) -> Box<[u8; CONTEXT_SIZE]> {
-        let mut bytes = Box::new([0; CONTEXT_SIZE]);
-        let into = &mut *bytes;
+    /// Writes the context with a trap table as bytes. Padding is left alone: it is zero in an array of zeros, and in what this has written into one.
+    pub fn encode(&self, traps: &TrapTable, into: &mut [u8; CONTEXT_SIZE]) {
         put(into, ctx::FPU_CTXT, &self.fpu);
         self.user_regs.encode_at(into, ctx::USER_REGS);
-        let (places, _) = into[ctx::TRAP_CTXT..ctx::LDT_BASE].as_chunks_mut();
-        let (places, _) = places.as_chunks_mut::<TRAPS_AT_ONCE>();
-        for (traps, places) in traps.as_chunks::<TRAPS_AT_ONCE>().0.iter().zip(places) {
-            if traps.iter().fold(0, |bits, trap| bits | trap.bits()) != 0 {
-                traps.iter().zip(places).for_each(|(trap, place)| trap.encode(place));
-            }
-        }
+        put(into, ctx::TRAP_CTXT, traps.0.as_flattened());
         for (offset, word) in [
             (ctx::FLAGS, self.flags),
             (ctx::LDT_BASE, self.ldt_base),
@@ -258,7 +266,6 @@ impl VcpuGuestContext {
         put_words(into, ctx::GDT_FRAMES, &self.gdt_frames);
         put_words(into, ctx::CTRLREG, &self.ctrlreg);
         put_words(into, ctx::DEBUGREG, &self.debugreg);
-        bytes
     }
 
     /// Reads a trap table out of a context.
@@ -266,9 +273,9 @@ impl VcpuGuestContext {
         let mut traps = empty_traps();
         let bytes = from[ctx::TRAP_CTXT..ctx::LDT_BASE].as_chunks::<{ TrapInfo::SIZE }>().0;
         let bytes = bytes.as_chunks::<TRAPS_AT_ONCE>().0;
-        for (traps, bytes) in traps.as_chunks_mut::<TRAPS_AT_ONCE>().0.iter_mut().zip(bytes) {
+        for (traps, bytes) in traps.0.as_chunks_mut::<TRAPS_AT_ONCE>().0.iter_mut().zip(bytes) {
             if bytes.iter().fold(0, |bits, bytes| bits | u128::from_le_bytes(*bytes)) != 0 {
-                traps.iter_mut().zip(bytes).for_each(|(trap, bytes)| *trap = TrapInfo::decode(bytes));
+                traps.iter_mut().zip(bytes).for_each(|(trap, bytes)| TrapInfo::decode(bytes).encode(trap));
             }
         }
         traps
@@ -405,6 +412,20 @@ mod tests {
     use super::*;
     use std::vec;
 
+    fn encoded(c: &VcpuGuestContext, traps: &TrapTable) -> Box<[u8; CONTEXT_SIZE]> {
+        let mut bytes = Box::new([0; CONTEXT_SIZE]);
+        c.encode(traps, &mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_context_that_was_written_before() {
+        let original = Box::new([0xff; CONTEXT_SIZE]);
+        let mut bytes = encoded(&VcpuGuestContext::decode(&original), &VcpuGuestContext::decode_traps(&original));
+        VcpuGuestContext::ZERO.encode(&empty_traps(), &mut bytes);
+        assert_eq!(*bytes, [0; CONTEXT_SIZE]);
+    }
+
     /// Every byte that the structure has a field for, from the header's field list and not from the code above.
     fn is_field(at: usize) -> bool {
         let padding = [
@@ -427,7 +448,7 @@ mod tests {
         for (i, b) in original.iter_mut().enumerate() {
             *b = (i * 7 + i / 251) as u8 | 1;
         }
-        let again = VcpuGuestContext::decode(&original).encode(&VcpuGuestContext::decode_traps(&original));
+        let again = encoded(&VcpuGuestContext::decode(&original), &VcpuGuestContext::decode_traps(&original));
         for at in 0..CONTEXT_SIZE {
             let expected = if is_field(at) { original[at] } else { 0 };
             assert_eq!(again[at], expected, "byte {at}");
@@ -441,13 +462,13 @@ mod tests {
         c.user_regs.cs = 2;
         c.user_regs.saved_upcall_mask = 3;
         c.user_regs.gs = 4;
-        traps[255] = TrapInfo { vector: 5, flags: 6, cs: 7, address: 8 };
+        traps.set(255, &TrapInfo { vector: 5, flags: 6, cs: 7, address: 8 });
         c.gdt_frames[15] = 9;
         c.ctrlreg[3] = 10;
         c.debugreg[7] = 11;
         c.gs_base_user = 12;
         c.user_regs.entry_vector = 13;
-        let bytes = c.encode(&traps);
+        let bytes = encoded(&c, &traps);
         let mut set: vec::Vec<(usize, u8)> = vec![
             (520 + 124, 13),
             (520 + 128, 1),
@@ -483,8 +504,11 @@ mod tests {
         {
             for at in [index, 128 + index, NR_TRAPS - 1 - index] {
                 let mut traps = empty_traps();
-                traps[at] = trap;
-                assert_eq!(VcpuGuestContext::decode_traps(&VcpuGuestContext::ZERO.encode(&traps)), traps);
+                traps.set(at as u8, &trap);
+                assert_eq!((traps.get(at as u8), traps.iter().nth(at)), (trap, Some(trap)));
+                assert_eq!(VcpuGuestContext::decode_traps(&encoded(&VcpuGuestContext::ZERO, &traps)), traps);
+                traps.clear();
+                assert_eq!(traps, empty_traps());
             }
         }
     }

@@ -30,7 +30,7 @@ mod restore;
 mod tests;
 
 pub use crate::mm::types::Access;
-pub use restore::{Inconsistent, Mapped, SavedTable};
+pub use restore::{Inconsistent, Mapped, SavedTable, TableToSave};
 
 use crate::frame::{DomId, Mfn, PAGE_SIZE};
 use crate::mm::physmem::PhysMem;
@@ -231,6 +231,17 @@ pub struct GrantTables {
 }
 
 impl Table {
+    fn maps(&self) -> impl Iterator<Item = (u32, Mapping)> + '_ {
+        (0..).zip(&self.maps).filter_map(|(handle, slot)| match slot {
+            Slot::Used(mapping) => Some((handle, *mapping)),
+            Slot::Free(_) => None,
+        })
+    }
+
+    fn active(&self) -> impl Iterator<Item = (u32, Active)> + '_ {
+        self.active.iter().map(|(reference, active)| (*reference, *active))
+    }
+
     fn nr_entries(&self) -> u32 {
         self.shared.len() as u32 * self.version.entries_per_frame()
     }
@@ -470,16 +481,12 @@ impl GrantTables {
 
     /// The mappings that a domain has, by handle.
     pub fn maps(&self, mapper: DomId) -> impl Iterator<Item = (u32, Mapping)> + '_ {
-        let slots = self.tables.get(&mapper).map_or(&[][..], |table| &table.maps);
-        (0..).zip(slots).filter_map(|(handle, slot)| match slot {
-            Slot::Used(mapping) => Some((handle, *mapping)),
-            Slot::Free(_) => None,
-        })
+        self.tables.get(&mapper).into_iter().flat_map(Table::maps)
     }
 
     /// The entries of a domain that are in use, ascending.
     pub fn active(&self, id: DomId) -> impl Iterator<Item = (u32, Active)> + '_ {
-        self.tables.get(&id).into_iter().flat_map(|table| table.active.iter().map(|(r, a)| (*r, *a)))
+        self.tables.get(&id).into_iter().flat_map(Table::active)
     }
 
     /// True if one of the domain's mappings is of this frame of the granter's.

@@ -27,6 +27,42 @@ pub struct SavedTable {
     pub maps: Vec<(u32, Mapping)>,
 }
 
+/// A domain's table where it is: what a [`SavedTable`] is to have.
+#[derive(Clone, Copy)]
+pub struct TableToSave<'a>(&'a Table);
+
+impl<'a> TableToSave<'a> {
+    /// Its version.
+    pub fn version(self) -> Version {
+        self.0.version
+    }
+
+    /// Its limits.
+    pub fn limits(self) -> Limits {
+        self.0.limits
+    }
+
+    /// The frames of its entries.
+    pub fn shared(self) -> &'a [Mfn] {
+        &self.0.shared
+    }
+
+    /// The frames of its marks.
+    pub fn status(self) -> &'a [Mfn] {
+        &self.0.status
+    }
+
+    /// Its entries that are in use, ascending.
+    pub fn active(self) -> impl Iterator<Item = (u32, Active)> + 'a {
+        self.0.active()
+    }
+
+    /// Its mappings of others' grants by handle, ascending.
+    pub fn maps(self) -> impl Iterator<Item = (u32, Mapping)> + 'a {
+        self.0.maps()
+    }
+}
+
 /// Why a domain's table does not fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Inconsistent {
@@ -110,17 +146,9 @@ impl Mapped {
 }
 
 impl GrantTables {
-    /// A domain's table as plain data; none if it has none.
-    pub fn save(&self, id: DomId) -> Option<SavedTable> {
-        let table = self.tables.get(&id)?;
-        Some(SavedTable {
-            version: table.version,
-            limits: table.limits,
-            shared: table.shared.clone(),
-            status: table.status.clone(),
-            active: self.active(id).collect(),
-            maps: self.maps(id).collect(),
-        })
+    /// A domain's table, to be saved; none if it has none.
+    pub fn to_save(&self, id: DomId) -> Option<TableToSave<'_>> {
+        self.tables.get(&id).map(TableToSave)
     }
 
     /// Gives a domain the table that was saved. On an error it has its frames, and nothing in use.

@@ -248,7 +248,7 @@ fn busy_records<D: Dest>(s: &mut Scribe<D>, extents: &[SavedExtent]) {
     s.said.push(fill(ListWriter::channels(&mut s.out), LU_EVTCHN, &channels));
     let head = GrantsHead { version: 2, max_frames: 64, max_maps: 512, nr_shared: 2 };
     let frames = [0xb_0020, 0xb_0021, 0xb_0022].map(Mfn::new);
-    write_grants(&mut s.out, head, &frames).unwrap();
+    write_grants(&mut s.out, head, [&frames[..2], &frames[2..]]).unwrap();
     s.said.push(sentence(LU_GRANTS, &(head, frames.as_slice())));
     let used = GrantInUse { reference: 8, to: DomId::new(2), readers: 1, writers: 2, frame: Mfn::new(0xa_0040) };
     s.said.push(fill(

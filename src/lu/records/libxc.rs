@@ -152,11 +152,7 @@ pub fn write_vcpu_basic<D: Dest>(
     vcpu: u32,
     context: &[u8; VCPU_CONTEXT_LEN],
 ) -> Result<(), WriteError> {
-    out.open_record(X86_PV_VCPU_BASIC)?;
-    out.put_u32(vcpu);
-    out.put_u32(0);
-    out.put(context);
-    out.close_record()
+    out.record_of(X86_PV_VCPU_BASIC, [&u64::from(vcpu).to_le_bytes(), context])
 }
 
 /// A vCPU's extended state.
@@ -191,13 +187,8 @@ pub fn write_vcpu_xsave<D: Dest>(
     xcr0_accum: u64,
     area: &[u8],
 ) -> Result<(), WriteError> {
-    out.open_record(X86_PV_VCPU_XSAVE)?;
-    out.put_u32(vcpu);
-    out.put_u32(0);
-    out.put_u64(xcr0);
-    out.put_u64(xcr0_accum);
-    out.put(area);
-    out.close_record()
+    let head = [u64::from(vcpu), xcr0, xcr0_accum].map(u64::to_le_bytes);
+    out.record_of(X86_PV_VCPU_XSAVE, [head.as_flattened(), area])
 }
 
 /// The body of SHARED_INFO.

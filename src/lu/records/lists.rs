@@ -216,9 +216,10 @@ impl<'a, S: ByteSource + ?Sized> Grants<'a, S> {
     }
 }
 
-/// Writes LU_GRANTS.
-pub fn write_grants<D: Dest>(out: &mut Writer<D>, head: GrantsHead, frames: &[Mfn]) -> Result<(), WriteError> {
-    let (due, found) = (u64::from(head.nr_shared) + u64::from(head.nr_status()), frames.len() as u64);
+/// Writes LU_GRANTS, with shared frames and status frames.
+pub fn write_grants<D: Dest>(out: &mut Writer<D>, head: GrantsHead, frames: [&[Mfn]; 2]) -> Result<(), WriteError> {
+    let due = u64::from(head.nr_shared) + u64::from(head.nr_status());
+    let found = frames.iter().map(|frames| frames.len() as u64).sum();
     if found != due {
         return out.fail(WriteError::Count { kind: LU_GRANTS, due, found });
     }
@@ -227,7 +228,7 @@ pub fn write_grants<D: Dest>(out: &mut Writer<D>, head: GrantsHead, frames: &[Mf
         out.put_u32(field);
     }
     out.put_zeros(4);
-    for mfn in frames {
+    for mfn in frames.into_iter().flatten() {
         out.put_u64(mfn.get());
     }
     out.close_record()

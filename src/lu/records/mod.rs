@@ -54,8 +54,8 @@ pub use vcpu::{CallbackMasks, Callbacks, LuVcpu, Runstate, VcpuFlags, VcpuPendin
 use crate::frame::Mfn;
 
 use super::stream::{
-    Body, ByteSource, Dest, REC_TYPE_END, REC_TYPE_LIVE_UPDATE, REC_TYPE_OPTIONAL, Reader, Record, RecordError, Sink,
-    StreamError, WriteError, Writer,
+    Body, ByteSource, Dest, IN_PLACE_MAX, REC_TYPE_END, REC_TYPE_LIVE_UPDATE, REC_TYPE_OPTIONAL, Reader, Record,
+    RecordError, Sink, StreamError, WriteError, Writer,
 };
 
 macro_rules! kinds {
@@ -196,6 +196,8 @@ pub const NO_MFN: u64 = u64::MAX;
 /// Fields of up to so many bytes are read in one piece.
 const SHORT_LEN: usize = 256;
 
+const _: () = assert!(SHORT_LEN <= IN_PLACE_MAX);
+
 /// A saved type whose body has one length and nothing of variable size.
 pub trait SavedRecord: Sized {
     /// The record's type.
@@ -233,8 +235,11 @@ pub trait SavedRecord: Sized {
 }
 
 impl<D: Dest> Writer<D> {
-    /// Writes a whole record.
+    /// Writes a whole record: a short one, as nearly all are, in its place.
     pub fn save<R: SavedRecord>(&mut self, saved: &R) -> Result<(), WriteError> {
+        if R::LEN_BYTES <= SHORT_LEN as u64 && R::LEN_BYTES.is_multiple_of(8) {
+            return self.record_in_place(R::KIND, R::LEN_BYTES as usize, |place| saved.encode(place));
+        }
         self.open_record(R::KIND)?;
         saved.encode(self);
         self.close_record()

@@ -302,7 +302,7 @@ fn blobs_are_whole() {
 
     let frames = [Mfn::new(8), Mfn::new(9), Mfn::new(10)];
     let head = GrantsHead { version: 2, max_frames: 64, max_maps: 512, nr_shared: 2 };
-    let bytes = stream(|w| write_grants(w, head, &frames).unwrap());
+    let bytes = stream(|w| write_grants(w, head, [&frames[..2], &frames[2..]]).unwrap());
     let fields = [(0, 4, 2), (4, 4, 64), (8, 4, 512), (12, 4, 2), (16, 4, 1), (24, 8, 8), (32, 8, 9), (40, 8, 10)];
     assert_eq!(bytes[8..56], layout(48, &fields));
     only(&bytes, |record| {
@@ -312,7 +312,7 @@ fn blobs_are_whole() {
     .unwrap();
     let mut writer = Writer::new(Vec::new());
     let expected = WriteError::Count { kind: LU_GRANTS, due: 3, found: 2 };
-    assert_eq!(write_grants(&mut writer, head, &frames[..2]), Err(expected));
+    assert_eq!(write_grants(&mut writer, head, [&frames[..2], &[]]), Err(expected));
 }
 
 #[test]

@@ -27,6 +27,7 @@ mod writer;
 pub use crc::{behind, joined, with_zeros};
 pub use error::{OrderRule, RecordError, StreamError, SumPart};
 pub use reader::{Body, Reader, Record};
+pub(in crate::lu) use writer::IN_PLACE_MAX;
 pub use writer::{Dest, Finished, PagedDest, WriteError, Writer};
 
 use crate::frame::{Mfn, PAGE_SHIFT, PAGE_SIZE};

@@ -160,6 +160,16 @@ impl<M: PhysMem + ?Sized, F: FnMut() -> Option<Mfn>> ByteSource for PagedDest<'_
 impl<M: PhysMem + ?Sized, F: FnMut() -> Option<Mfn>> Dest for PagedDest<'_, M, F> {
     fn append(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
         let at = self.len_bytes;
+        // Nearly all of what is short goes into the frame that was begun.
+        let offset = at % PAGE_SIZE;
+        if offset != 0
+            && bytes.len() as u64 <= PAGE_SIZE - offset
+            && let Some(mfn) = self.pages.get((at / PAGE_SIZE) as usize)
+        {
+            self.mem.write(mfn.maddr().offset(offset), bytes);
+            self.len_bytes += bytes.len() as u64;
+            return Ok(());
+        }
         let end = at.checked_add(bytes.len() as u64).ok_or(WriteError::NoPage { at })?;
         while (self.pages.len() as u64) < end.div_ceil(PAGE_SIZE) {
             self.pages.try_reserve(1).map_err(|_| WriteError::NoMemory { at })?;
@@ -211,6 +221,28 @@ impl<M: PhysMem + ?Sized, F: FnMut() -> Option<Mfn>> Dest for PagedDest<'_, M, F
 
 /// Bytes gathered before they go to the destination, so that small fields cost no more than a copy.
 const BUF_LEN: usize = 512;
+
+/// The longest record that is written in place.
+pub(in crate::lu) const IN_PLACE_MAX: usize = BUF_LEN - REC_HEADER_LEN as usize;
+
+/// A record's header.
+fn header(kind: u32, length: u32) -> [u8; REC_HEADER_LEN as usize] {
+    (u64::from(kind) | u64::from(length) << 32).to_le_bytes()
+}
+
+/// Where the body of a record is put whose length is known: what is left of it.
+pub struct InPlace<'a> {
+    left: &'a mut [u8],
+}
+
+impl Sink for InPlace<'_> {
+    #[inline(always)]
+    fn put(&mut self, bytes: &[u8]) {
+        let (place, left) = core::mem::take(&mut self.left).split_at_mut(bytes.len());
+        place.copy_from_slice(bytes);
+        self.left = left;
+    }
+}
 
 struct Open {
     kind: u32,
@@ -279,17 +311,24 @@ impl<D: Dest> Writer<D> {
 
     /// Begins a record, whose body is then [put](Sink::put).
     pub fn open_record(&mut self, kind: u32) -> Result<(), WriteError> {
+        self.check_begin(kind)?;
+        self.begin(kind);
+        self.check()
+    }
+
+    /// Whether a record may begin.
+    #[inline]
+    fn check_begin(&mut self, kind: u32) -> Result<(), WriteError> {
         self.check()?;
-        let at = self.len_bytes();
         if let Some(open) = &self.open {
             let kind = open.kind;
             return self.fail(WriteError::StillOpen { kind });
         }
         if self.is_finished || kind == REC_TYPE_END {
+            let at = self.len_bytes();
             return self.fail(WriteError::End { at });
         }
-        self.begin(kind);
-        self.check()
+        Ok(())
     }
 
     /// Ends the open record: notes its length, and pads it.
@@ -318,9 +357,52 @@ impl<D: Dest> Writer<D> {
 
     /// Writes a whole record.
     pub fn record(&mut self, kind: u32, body: &[u8]) -> Result<(), WriteError> {
-        self.open_record(kind)?;
-        self.put(body);
-        self.close_record()
+        self.record_of(kind, [body])
+    }
+
+    /// Writes a whole record, whose body is in pieces.
+    pub fn record_of<const N: usize>(&mut self, kind: u32, pieces: [&[u8]; N]) -> Result<(), WriteError> {
+        self.check_begin(kind)?;
+        let length = pieces.iter().map(|piece| piece.len() as u64).sum();
+        if length > REC_LENGTH_MAX.into() {
+            return self.fail(WriteError::TooLong { kind, found: length });
+        }
+        self.append(&header(kind, length as u32));
+        for piece in pieces {
+            self.append(piece);
+        }
+        self.append(&[0; 8][..(padded(length) - length) as usize]);
+        self.check()?;
+        self.nr_records += 1;
+        Ok(())
+    }
+
+    /// Writes a whole record of at most [`IN_PLACE_MAX`] bytes, a multiple of 8, all of which `encode` puts.
+    ///
+    /// # Panics
+    /// If it puts more or less.
+    #[inline]
+    pub(in crate::lu) fn record_in_place(
+        &mut self,
+        kind: u32,
+        len_bytes: usize,
+        encode: impl FnOnce(&mut InPlace<'_>),
+    ) -> Result<(), WriteError> {
+        self.check_begin(kind)?;
+        let total = REC_HEADER_LEN as usize + len_bytes;
+        if BUF_LEN - self.buf_len < total {
+            self.flush();
+            self.check()?;
+        }
+        let place = &mut self.buf[self.buf_len..][..total];
+        let (head, body) = place.split_at_mut(REC_HEADER_LEN as usize);
+        head.copy_from_slice(&header(kind, len_bytes as u32));
+        let mut body = InPlace { left: body };
+        encode(&mut body);
+        assert!(body.left.is_empty(), "a record has the length that its type says");
+        self.buf_len += total;
+        self.nr_records += 1;
+        Ok(())
     }
 
     /// Writes END and closes the stream. The frames are then in [`Writer::into_dest`], after a failure too.
@@ -363,8 +445,7 @@ impl<D: Dest> Writer<D> {
 
     fn begin(&mut self, kind: u32) {
         self.open = Some(Open { kind, header_at: self.len_bytes() });
-        let [t0, t1, t2, t3] = kind.to_le_bytes();
-        self.append(&[t0, t1, t2, t3, 0, 0, 0, 0]);
+        self.append(&header(kind, 0));
     }
 
     #[inline]

@@ -10,7 +10,6 @@ use crate::kexec::image::{MachineFeatures, Needs, NextImage};
 use crate::log;
 use crate::mm::buddy::Block;
 use crate::run::domain::Carried;
-use crate::run::grants;
 use crate::run::host::Host;
 use crate::trust::Trust;
 use crate::x86::directmap;
@@ -59,7 +58,9 @@ fn cuts_of(host: &Host) -> Vec<MfnRange> {
         cuts.extend(memory.ranges());
         cuts.push(MfnRange::new(memory.shared_info, 1));
         drop(memory);
-        cuts.extend(grants::frames(host, domain.id).into_iter().map(|mfn| MfnRange::new(mfn, 1)));
+        let tables = host.grants.lock();
+        let frames = [tables.shared_frames(domain.id), tables.status_frames(domain.id)];
+        cuts.extend(frames.into_iter().flatten().map(|mfn| MfnRange::new(*mfn, 1)));
     }
     cuts
 }

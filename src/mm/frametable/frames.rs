@@ -9,6 +9,7 @@ use crate::mm::buddy::{
     Block, DomBlock, Heap, HeapStats, InsertError, IntoDomainRefused, MapSplits, Retired, Scrubbed, ValidateError,
 };
 use crate::mm::ledger::Ledger;
+use crate::mm::marks::Marks;
 use crate::mm::page_info::{CountFlags, NoPage, PageInfo, PageLookup};
 
 /// All frames of the machine. Its lock is the innermost one: whoever holds it takes no other.
@@ -373,6 +374,13 @@ impl PageLookup for Frames {
     fn records(&self, chunk: u64) -> Option<&[PageInfo; CHUNK_FRAMES as usize]> {
         let id = self.table.entries().get(usize::try_from(chunk).ok()?)?.split_id()?;
         Some(self.table.split_at(id).pages())
+    }
+
+    /// A split is taken without marks, and is given back when none of its pages has an owner.
+    fn marks(&self, chunk: u64) -> Option<(&Marks, &[PageInfo; CHUNK_FRAMES as usize])> {
+        let id = self.table.entries().get(usize::try_from(chunk).ok()?)?.split_id()?;
+        let split = self.table.split_at(id);
+        Some((split.vacant().marks(), split.pages()))
     }
 
     /// # Panics

@@ -369,3 +369,29 @@ fn records_of_a_whole_chunk_carry_the_owner_and_one_reference() {
         assert_eq!((page.owner(), count_info), (Some(DomId::XEN), CountFlags::ALLOCATED.bits() | 1));
     }
 }
+
+#[test]
+fn marks_go_with_the_last_page_that_has_an_owner() {
+    let marked = |frames: &Frames, chunk: u64| {
+        let mut marked = Vec::new();
+        frames.marks(chunk).unwrap().0.each(0..512, |index| marked.push(index));
+        marked
+    };
+    let frames = machine(4, 1);
+    frames.lock().init_ram(range(512, 4 * 512)).unwrap();
+    frames.claim(range(512, 1024), d(1)).unwrap();
+    assert!(frames.marks(1).is_none());
+    frames.page(Mfn::new(521)).unwrap();
+    assert!(marked(&frames, 1).is_empty());
+    frames.marks(1).unwrap().0.set(9);
+    frames.release(range(512, 1000), d(1)).unwrap();
+    assert_eq!(marked(&frames, 1), [8, 9]);
+    // The chunk is whole again, and other ones have its records next.
+    frames.release(range(1000, 1024), d(1)).unwrap();
+    frames.lock().drain();
+    assert!(frames.marks(1).is_none());
+    for chunk in [2, 3] {
+        frames.claim(range(chunk * 512 + 8, chunk * 512 + 10), d(2)).unwrap();
+        assert!(marked(&frames, chunk).is_empty());
+    }
+}

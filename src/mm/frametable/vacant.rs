@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!  word i (of 8)   bit n: page 64 i + n
-//!  ┌──────────────┬──────────────┐      ┌──────────────┐      ┌──────┬──────┬───────┐
-//!  │ free         │ private      │ × 8  │ unclaimed    │ × 8  │ next │ prev │ level │
-//!  └──────────────┴──────────────┘      └──────────────┘      └──────┴──────┴───────┘
+//!  ┌──────────────┬──────────────┐      ┌──────────────┐      ┌──────┬──────┬───────┬───────┐
+//!  │ free         │ private      │ × 8  │ unclaimed    │ × 8  │ next │ prev │ level │ marks │
+//!  └──────────────┴──────────────┘      └──────────────┘      └──────┴──────┴───────┴───────┘
 //! ```
 //!
 //! A page that has its bit in one of the three maps has a record of zeros, one that has none has an owner. So making pages free, or taking them, does not
@@ -13,6 +13,7 @@
 
 use super::chunk::Class;
 use crate::frame::{CHUNK_FRAMES, Order};
+use crate::mm::marks::Marks;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 const NR_WORDS: usize = CHUNK_FRAMES as usize / 64;
@@ -53,6 +54,8 @@ pub(in crate::mm) struct Vacant {
     next: AtomicU32,
     prev: AtomicU32,
     level: AtomicU32,
+    /// Of pages that somebody owns.
+    marks: Marks,
 }
 
 const _: () = assert!(size_of::<Vacant>() == 256);
@@ -105,6 +108,7 @@ impl Vacant {
             next: AtomicU32::new(0),
             prev: AtomicU32::new(0),
             level: AtomicU32::new(0),
+            marks: Marks::new(),
         }
     }
 
@@ -303,8 +307,14 @@ impl Vacant {
         self.level.store(level.map_or(0, |order| u32::from(order.get()) + 1), Ordering::Relaxed);
     }
 
+    /// The marks of pages that somebody owns.
+    pub fn marks(&self) -> &Marks {
+        &self.marks
+    }
+
     /// As [`Vacant::new`].
     pub fn reset(&self) {
+        self.marks.clear();
         for word in 0..NR_WORDS {
             for of in Vacancy::ALL {
                 self.word(of, word).store(0, Ordering::Relaxed);

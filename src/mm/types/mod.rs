@@ -47,7 +47,7 @@ mod tests;
 pub use descriptor::{FIRST_RESERVED_GDT_ENTRY, GUEST_GDT_PAGES, check_descriptor};
 pub use error::TypeError;
 pub use grants::{LeafPlace, LooseLeaf};
-pub use roots::{Root, roots_among};
+pub use roots::{Root, each_root};
 pub use update::Preserve;
 pub use walk::{Leaf, WalkFault, walk};
 

@@ -3,9 +3,10 @@
 //! The oracle is written from XEN.md §4.4 with constants of its own. It starts at what the test itself pinned and based, walks
 //! every table, and says for each frame what its counts must be.
 
-use super::Root;
 use super::{Access, DomainView, Effects, PageTypes, TypeError};
-use crate::frame::{CHUNK_FRAMES, DomId, Mfn};
+use super::{Root, each_root};
+use crate::frame::{CHUNK_FRAMES, DomId, Mfn, MfnRange};
+use crate::mm::marks::Marks;
 use crate::mm::page_info::{CountFlags, NoPage, PageInfo, PageLookup, PageType, TypeFlags};
 use crate::mm::physmem::PhysMem;
 use crate::mm::physmem::sparse::SparseMem;
@@ -55,6 +56,8 @@ pub const TEMPLATE: [u64; 16] = {
 pub struct Frames {
     /// The records, of a whole chunk: those of frames in the region and of what is no RAM are never written.
     pub infos: Vec<PageInfo>,
+    /// Which of them are marked.
+    pub marks: Marks,
     /// Frames that have gone back to the heap.
     pub freed: RefCell<Vec<u64>>,
 }
@@ -73,7 +76,7 @@ impl Frames {
             let shared = TypeFlags::VALIDATED.bits() | 1;
             infos[mfn as usize].type_info.store(shared, core::sync::atomic::Ordering::Relaxed);
         }
-        Self { infos, freed: RefCell::new(Vec::new()) }
+        Self { infos, marks: Marks::new(), freed: RefCell::new(Vec::new()) }
     }
 
     /// True if the frame has gone back to the heap.
@@ -94,6 +97,10 @@ impl PageLookup for Frames {
     /// All frames lie in one chunk, as those of a split one do.
     fn records(&self, chunk: u64) -> Option<&[PageInfo; CHUNK_FRAMES as usize]> {
         if chunk == 0 { self.infos.as_slice().try_into().ok() } else { None }
+    }
+
+    fn marks(&self, chunk: u64) -> Option<(&Marks, &[PageInfo; CHUNK_FRAMES as usize])> {
+        Some((&self.marks, self.records(chunk)?))
     }
 
     fn free_page(&self, mfn: Mfn) {
@@ -208,8 +215,12 @@ impl Guest {
         (info.page_type(), info.type_count())
     }
 
-    /// Compares every record with what the tables say.
+    /// Compares every record with what the tables say, and the roots found by marks with those found by looking at all frames.
     pub fn check(&self) {
+        let mut found = Vec::new();
+        each_root(&self.frames, MfnRange::new(Mfn::new(0), CHUNK_FRAMES), |mfn, root| found.push((mfn, root)));
+        let roots = (0..NR_OWN).map(Mfn::new).filter_map(|mfn| Some((mfn, self.root_of(mfn)?)));
+        assert_eq!(found, roots.collect::<Vec<_>>(), "roots that are marked, and all roots");
         let expected = self.count_references();
         for mfn in 0..REGION {
             if self.frames.is_freed(mfn) {

@@ -279,6 +279,7 @@ impl<'a, L: PageLookup, M: PhysMem> PageTypes<'a, L, M> {
         }
         if table.page.add_linear_entry() {
             if page.add_linear_use() {
+                self.mark_root(mfn);
                 return true;
             }
             table.page.drop_linear_entry();

@@ -1,7 +1,7 @@
 //! What keeps tables alive from outside the tables: pins and base pointers; giving pages up; a domain's end; the replay after an update.
 
 use super::{Effects, PageTypes, Stats, Table, TypeError};
-use crate::frame::Mfn;
+use crate::frame::{CHUNK_FRAMES, Mfn, MfnRange};
 use crate::mm::page_info::{COUNT_MASK, CountFlags, PageInfo, PageLookup, PageType, TypeFlags};
 use crate::mm::physmem::PhysMem;
 use core::sync::atomic::Ordering;
@@ -29,27 +29,23 @@ impl Root {
     }
 }
 
-/// Frames that are looked at together.
-const AT_ONCE: usize = 8;
-
-/// The roots among frames that follow each other, of which these are the records. The outgoing side looks at every frame that has a record, so the look
-/// at one that is no table takes three instructions.
-pub fn roots_among(first: Mfn, records: &[PageInfo]) -> impl Iterator<Item = (Mfn, Root)> {
-    // 1 to 4 in bits 63:61 are tables: with 3 more, these have bit 63 set and the others do not.
-    const TO_TABLES: u64 = 3 << 61;
-    let bits = |page: &PageInfo| page.type_info.load(Ordering::Acquire).wrapping_add(TO_TABLES);
-    let (eights, rest) = records.as_chunks::<AT_ONCE>();
-    let has_table = move |(_, eight): &(u64, &[PageInfo; AT_ONCE])| {
-        let [a, b, c, d, e, f, g, h] = eight;
-        (bits(a) | bits(b) | bits(c) | bits(d) | bits(e) | bits(f) | bits(g) | bits(h)) >> 63 != 0
-    };
-    let start = (eights.len() * AT_ONCE) as u64;
-    let found = (0..).step_by(AT_ONCE).zip(eights).filter(has_table).map(|(at, eight)| (at, &eight[..]));
-    let roots_of = move |(at, records)| {
-        let root_of = |(mfn, page)| Root::of(page).map(|root| (mfn, root));
-        (at..).map(move |at| first.offset(at)).zip(records).filter_map(root_of)
-    };
-    found.chain([(start, rest)]).flat_map(roots_of)
+/// Calls `f` with each root of a range, in order. Only frames that are marked are looked at, which is no matter of how many there are. Chunks whose frames
+/// have no records have none.
+pub fn each_root(pages: &impl PageLookup, range: MfnRange, mut f: impl FnMut(Mfn, Root)) {
+    let mut at = range.start();
+    while at < range.end() {
+        let chunk = at / CHUNK_FRAMES;
+        let base = chunk * CHUNK_FRAMES;
+        let end = range.end().min(base + CHUNK_FRAMES);
+        if let Some((marks, records)) = pages.marks(chunk) {
+            marks.each((at - base) as usize..(end - base) as usize, |index| {
+                if let Some(root) = Root::of(&records[index]) {
+                    f(Mfn::new(base + index as u64), root);
+                }
+            });
+        }
+        at = end;
+    }
 }
 
 impl<'a, L: PageLookup, M: PhysMem> PageTypes<'a, L, M> {
@@ -61,7 +57,15 @@ impl<'a, L: PageLookup, M: PhysMem> PageTypes<'a, L, M> {
             self.put_page_and_type(mfn);
             return Err(TypeError::AlreadyPinned { mfn });
         }
+        self.mark_root(mfn);
         Ok(())
+    }
+
+    /// Marks a frame that has become a root, while a reference on it is held: as long as it is one, [`each_root`] finds it.
+    pub(super) fn mark_root(&self, mfn: Mfn) {
+        if let Some((marks, _)) = self.pages.marks(mfn.chunk()) {
+            marks.set(mfn.index_in_chunk());
+        }
     }
 
     /// Takes a pin back (`MMUEXT_UNPIN_TABLE`).

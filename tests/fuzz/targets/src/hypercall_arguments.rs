@@ -39,7 +39,8 @@ fn padded<const N: usize>(bytes: &[u8]) -> [u8; N] {
 fn context(bytes: &[u8]) {
     let bytes = padded::<{ vcpu_guest_context::SIZE }>(bytes);
     let (read, traps) = (VcpuGuestContext::decode(&bytes), VcpuGuestContext::decode_traps(&bytes));
-    let again = read.encode(&traps);
+    let mut again = [0; vcpu_guest_context::SIZE];
+    read.encode(&traps, &mut again);
     assert_eq!((VcpuGuestContext::decode(&again), VcpuGuestContext::decode_traps(&again)), (read, traps));
 }
 
