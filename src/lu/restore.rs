@@ -246,7 +246,7 @@ impl Incoming {
     fn for_each_record<E: From<RestoreError>>(
         &self,
         is_wanted: fn(u32) -> bool,
-        mut each: impl FnMut(u64, AnyRecord<'_, PagedSource<'_, DirectMap>>) -> Result<(), RecordProblem<E>>,
+        mut each: impl FnMut(u64, &AnyRecord<'_, PagedSource<'_, DirectMap>>) -> Result<(), RecordProblem<E>>,
     ) -> Result<(), E> {
         let source = PagedSource::new(&DirectMap, self.list.pages(), self.list.stream_len_bytes());
         let mut reader = records::reader(&source);
@@ -255,7 +255,7 @@ impl Incoming {
                 continue;
             }
             let decoded = AnyRecord::decode(&record).map_err(RestoreError::Stream)?;
-            each(record.at, decoded).map_err(|problem| match problem {
+            each(record.at, &decoded).map_err(|problem| match problem {
                 RecordProblem::Record(e) => E::from(RestoreError::Stream(record.error(e))),
                 RecordProblem::Other(e) => e,
             })?;
@@ -454,7 +454,7 @@ impl Incoming {
         let mut domains: Vec<SavedDomain> = Vec::with_capacity(self.summary.nr_domains as usize);
         self.for_each_record::<RestoreError>(records::is_of_domain, |at, record| {
             match record {
-                AnyRecord::DomainBegin(begin) => domains.push(SavedDomain::new(begin, at)),
+                AnyRecord::DomainBegin(begin) => domains.push(SavedDomain::new(*begin, at)),
                 other => {
                     if let Some(domain) = domains.last_mut() {
                         domain.take(at, other)?;

@@ -161,7 +161,7 @@ impl SavedDomain {
     pub(super) fn take<S: ByteSource + ?Sized, E>(
         &mut self,
         at: u64,
-        record: AnyRecord<'_, S>,
+        record: &AnyRecord<'_, S>,
     ) -> Result<(), RecordProblem<E>> {
         match record {
             AnyRecord::DomainEnd => self.extract.span.end = at + REC_HEADER_LEN,
@@ -209,10 +209,10 @@ impl SavedDomain {
                     self.channels.push(channel?);
                 }
             }
-            AnyRecord::Grants(saved) => self.grants = Some(grants::table_of(&saved)?),
-            AnyRecord::GrantsInUse(list) => grants::take_in_use(&mut self.grants, &list)?,
-            AnyRecord::GrantMaps(list) => grants::take_maps(&mut self.grants, &list)?,
-            AnyRecord::Vcpu(saved) => self.vcpus.push(SavedVcpu { saved, context: None, xsave: None }),
+            AnyRecord::Grants(saved) => self.grants = Some(grants::table_of(saved)?),
+            AnyRecord::GrantsInUse(list) => grants::take_in_use(&mut self.grants, list)?,
+            AnyRecord::GrantMaps(list) => grants::take_maps(&mut self.grants, list)?,
+            AnyRecord::Vcpu(saved) => self.vcpus.push(SavedVcpu { saved: *saved, context: None, xsave: None }),
             AnyRecord::VcpuBasic(basic) => {
                 let bytes = basic.context.to_vec()?;
                 if let Some(vcpu) = self.vcpus.last_mut() {
