@@ -308,7 +308,6 @@ impl<'a, S: ByteSource + ?Sized> AnyRecord<'a, S> {
     /// Reads a record's body by its type.
     pub fn decode(record: &Record<'a, S>) -> Result<Self, StreamError> {
         let body = record.body;
-        // Each arm writes where the result goes: to name an error in the end would move what is decoded.
         let wrong = |error| record.error(error);
         Ok(match record.kind {
             LU_VERSION => Self::Version(LuVersion::decode(body).map_err(wrong)?),
