@@ -38,7 +38,7 @@ use alloc::borrow::ToOwned;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
-use domain::{SavedDomain, complete, create, give_up_again};
+use domain::{SavedDomain, Stream, complete, create, give_up_again};
 
 /// What the outgoing side left cannot be taken up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,7 +188,7 @@ impl Incoming {
 
     /// Decodes what concerns the host as a whole: little, whatever the guests are, as all memory for it comes out of the region.
     fn read_all(&mut self) -> Result<(), RestoreError> {
-        let source = PagedSource::new(&DirectMap, self.list.pages(), self.list.stream_len_bytes());
+        let source = stream(&self.list);
         let mut reader = records::reader(&source);
         while let Some(record) = reader.next_record()? {
             // Domains are read when there is memory for them.
@@ -242,19 +242,18 @@ impl Incoming {
 
     /// Decodes the records of the types that are wanted again and hands them to `each`. The stream was checked by `open`, so order and
     /// presence are right.
-    fn for_each_record<E: From<RestoreError>>(
-        &self,
+    fn for_each_record<'s, E: From<RestoreError>>(
+        source: &'s Stream<'s>,
         is_wanted: fn(u32) -> bool,
-        mut each: impl FnMut(u64, AnyRecord<'_, PagedSource<'_, DirectMap>>) -> Result<(), RecordProblem<E>>,
+        mut each: impl FnMut(u64, &AnyRecord<'s, Stream<'s>>) -> Result<(), RecordProblem<E>>,
     ) -> Result<(), E> {
-        let source = PagedSource::new(&DirectMap, self.list.pages(), self.list.stream_len_bytes());
-        let mut reader = records::reader(&source);
+        let mut reader = records::reader(source);
         while let Some(record) = reader.next_record().map_err(RestoreError::Stream)? {
             if !is_wanted(record.kind) {
                 continue;
             }
             let decoded = AnyRecord::decode(&record).map_err(RestoreError::Stream)?;
-            each(record.at, decoded).map_err(|problem| match problem {
+            each(record.at, &decoded).map_err(|problem| match problem {
                 RecordProblem::Record(e) => E::from(RestoreError::Stream(record.error(e))),
                 RecordProblem::Other(e) => e,
             })?;
@@ -306,7 +305,7 @@ impl Incoming {
         }
         let mut owner = DomId::INVALID;
         let names_frames = |kind| matches!(kind, DOMAIN_BEGIN | LU_GRANTS | LU_EXTENTS | LU_LINGERING);
-        self.for_each_record(names_frames, |_, record| {
+        Self::for_each_record(&stream(&self.list), names_frames, |_, record| {
             match record {
                 AnyRecord::DomainBegin(begin) => {
                     owner = begin.domid;
@@ -340,7 +339,7 @@ impl Incoming {
     /// Says which of the host's records names the frame that a claim failed on. Slow, and only then.
     fn of_record(&self, error: ClaimError) -> RestoreError {
         let ClaimError::Conflict { mfn, .. } = error else { return RestoreError::Claim { error, record: None } };
-        let source = PagedSource::new(&DirectMap, self.list.pages(), self.list.stream_len_bytes());
+        let source = stream(&self.list);
         let mut reader = records::reader(&source);
         let mut named = None;
         while let (None, Ok(Some(record))) = (named, reader.next_record()) {
@@ -407,7 +406,8 @@ impl Incoming {
         bad::retire(host, &self.bad_frames);
         bad::retire(host, host.options.badpage.ranges());
         host.withheld.lock().extend(self.xen_pages.iter().chain(self.disputes.withheld()));
-        let mut domains = self.read_domains()?;
+        let source = stream(&self.list);
+        let mut domains = self.read_domains(&source)?;
         for saved in &mut domains {
             let id = saved.begin.domid;
             if let Some(fault) = self.faults.iter().find(|fault| fault.domid == id) {
@@ -429,7 +429,6 @@ impl Incoming {
             }
         }
         refused::unfit_channels(host, &mut pairs);
-        let source = PagedSource::new(&DirectMap, self.list.pages(), self.list.stream_len_bytes());
         let mut lingering = Vec::new();
         for (domain, mut saved) in pairs {
             let frames = core::mem::take(&mut saved.lingering);
@@ -449,11 +448,11 @@ impl Incoming {
         Ok(())
     }
 
-    fn read_domains(&self) -> Result<Vec<SavedDomain>, RestoreError> {
-        let mut domains: Vec<SavedDomain> = Vec::with_capacity(self.summary.nr_domains as usize);
-        self.for_each_record::<RestoreError>(records::is_of_domain, |at, record| {
+    fn read_domains<'s>(&self, source: &'s Stream<'s>) -> Result<Vec<SavedDomain<'s>>, RestoreError> {
+        let mut domains: Vec<SavedDomain<'s>> = Vec::with_capacity(self.summary.nr_domains as usize);
+        Self::for_each_record::<RestoreError>(source, records::is_of_domain, |at, record| {
             match record {
-                AnyRecord::DomainBegin(begin) => domains.push(SavedDomain::new(begin, at)),
+                AnyRecord::DomainBegin(begin) => domains.push(SavedDomain::new(*begin, at)),
                 other => {
                     if let Some(domain) = domains.last_mut() {
                         domain.take(at, other)?;
@@ -481,6 +480,11 @@ impl Incoming {
         let from = self.from().to_owned();
         report::expect_resume(host, self.report, from);
     }
+}
+
+/// The stream, which stays where it is until [`Incoming::free_stream`].
+fn stream(list: &MfnList) -> Stream<'_> {
+    PagedSource::new(&DirectMap, list.pages(), list.stream_len_bytes())
 }
 
 /// Consecutive frames joined to ranges.

@@ -1,6 +1,6 @@
 //! The record that begins a domain, and that of its watchdogs.
 
-use super::super::stream::{Body, ByteSource, RecordError, Sink};
+use super::super::stream::{Fields, RecordError, Sink};
 use super::text::Name;
 use super::{DOMAIN_BEGIN, LU_WATCHDOGS, NO_MFN, SavedRecord};
 use crate::frame::{DomId, Mfn};
@@ -85,25 +85,25 @@ impl SavedRecord for DomainBegin {
         out.put_zeros(24);
     }
 
-    fn decode_fields<S: ByteSource + ?Sized>(body: &mut Body<'_, S>) -> Result<Self, RecordError> {
+    fn decode_fields(from: &mut Fields<'_>) -> Result<Self, RecordError> {
         let saved = Self {
-            domid: body.checked_u16(|number| Some(DomId::new(number)).filter(|domid| domid.is_domain()))?,
-            flags: body.checked_u16(DomainFlags::from_bits)?,
-            shutdown_reason: body.u32()?,
-            max_pages: body.u64()?,
-            shared_info: body.optional_mfn()?,
-            console: body.optional_mfn()?,
-            console_evtchn: body.u32()?,
-            store_evtchn: body.u32()?,
-            store: body.optional_mfn()?,
-            nr_vcpus: body.u32()?,
-            pause_count: body.u32()?,
-            handle: body.bytes()?,
-            name: Name::decode(body)?,
-            time_offset_sec: body.u64()?.cast_signed(),
-            vm_assist: body.u64()?,
+            domid: from.checked_u16(|number| Some(DomId::new(number)).filter(|domid| domid.is_domain()))?,
+            flags: from.checked_u16(DomainFlags::from_bits)?,
+            shutdown_reason: from.u32()?,
+            max_pages: from.u64()?,
+            shared_info: from.optional_mfn()?,
+            console: from.optional_mfn()?,
+            console_evtchn: from.u32()?,
+            store_evtchn: from.u32()?,
+            store: from.optional_mfn()?,
+            nr_vcpus: from.u32()?,
+            pause_count: from.u32()?,
+            handle: from.bytes()?,
+            name: Name::decode(from)?,
+            time_offset_sec: from.u64()?.cast_signed(),
+            vm_assist: from.u64()?,
         };
-        body.reserved(24)?;
+        from.reserved(24)?;
         Ok(saved)
     }
 }
@@ -125,7 +125,7 @@ impl SavedRecord for LuWatchdogs {
         }
     }
 
-    fn decode_fields<S: ByteSource + ?Sized>(body: &mut Body<'_, S>) -> Result<Self, RecordError> {
-        Ok(Self { ends_ns: [body.u64()?, body.u64()?] })
+    fn decode_fields(from: &mut Fields<'_>) -> Result<Self, RecordError> {
+        Ok(Self { ends_ns: [from.u64()?, from.u64()?] })
     }
 }

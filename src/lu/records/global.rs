@@ -1,6 +1,6 @@
 //! Records of the host: version, clocks, what the hypervisor keeps for itself.
 
-use super::super::stream::{Body, ByteSource, Dest, RecordError, Sink, WriteError, Writer};
+use super::super::stream::{Body, ByteSource, Dest, Fields, RecordError, Sink, WriteError, Writer};
 use super::text::{self, Name};
 use super::{LU_HOST, LU_LOG, LU_MODULE, LU_TIME, LU_VERSION, SavedRecord};
 use crate::frame::{Mfn, MfnRange, PAGE_SIZE};
@@ -66,11 +66,11 @@ impl SavedRecord for LuVersion {
         self.build.encode(out);
     }
 
-    fn decode_fields<S: ByteSource + ?Sized>(body: &mut Body<'_, S>) -> Result<Self, RecordError> {
-        let stream_version = body.checked_u32(StreamVersion::try_new)?;
-        body.reserved(4)?;
-        let update_sequence = body.checked_u64(|number| (number != 0).then_some(number))?;
-        Ok(Self { stream_version, update_sequence, build: Name::decode(body)? })
+    fn decode_fields(from: &mut Fields<'_>) -> Result<Self, RecordError> {
+        let stream_version = from.checked_u32(StreamVersion::try_new)?;
+        from.reserved(4)?;
+        let update_sequence = from.checked_u64(|number| (number != 0).then_some(number))?;
+        Ok(Self { stream_version, update_sequence, build: Name::decode(from)? })
     }
 }
 
@@ -105,17 +105,17 @@ impl SavedRecord for LuTime {
         out.put_u32(0);
     }
 
-    fn decode_fields<S: ByteSource + ?Sized>(body: &mut Body<'_, S>) -> Result<Self, RecordError> {
+    fn decode_fields(from: &mut Fields<'_>) -> Result<Self, RecordError> {
         let saved = Self {
-            tsc: body.u64()?,
-            system_time_ns: body.u64()?,
+            tsc: from.u64()?,
+            system_time_ns: from.u64()?,
             // Time is divided by it.
-            tsc_hz: body.checked_u64(|hz| (hz != 0).then_some(hz))?,
-            apic_hz: body.u64()?,
-            wallclock_sec: body.u64()?,
-            wallclock_nsec: body.checked_u32(|nsec| (nsec < 1_000_000_000).then_some(nsec))?,
+            tsc_hz: from.checked_u64(|hz| (hz != 0).then_some(hz))?,
+            apic_hz: from.u64()?,
+            wallclock_sec: from.u64()?,
+            wallclock_nsec: from.checked_u32(|nsec| (nsec < 1_000_000_000).then_some(nsec))?,
         };
-        body.reserved(4)?;
+        from.reserved(4)?;
         Ok(saved)
     }
 }
@@ -144,8 +144,11 @@ pub struct LuModule<'a, S: ?Sized> {
 impl<'a, S: ByteSource + ?Sized> LuModule<'a, S> {
     /// Reads the body.
     pub fn decode(mut body: Body<'a, S>) -> Result<Self, RecordError> {
-        let mfn = body.mfn()?;
-        let len_bytes = body.checked_u64(|len| MfnRange::try_new(mfn, len.div_ceil(PAGE_SIZE)).ok().map(|_| len))?;
+        let (mfn, len_bytes) = body.fields(16, |from| {
+            let mfn = from.mfn()?;
+            let is_range = |len: u64| MfnRange::try_new(mfn, len.div_ceil(PAGE_SIZE)).is_ok();
+            Ok((mfn, from.checked_u64(|len| is_range(len).then_some(len))?))
+        })?;
         Ok(Self { mfn, len_bytes, string: text::decode(body)? })
     }
 
@@ -218,11 +221,11 @@ impl SavedRecord for LuLog {
         out.put_u64(self.tail);
     }
 
-    fn decode_fields<S: ByteSource + ?Sized>(body: &mut Body<'_, S>) -> Result<Self, RecordError> {
-        let mfn = body.mfn()?;
+    fn decode_fields(from: &mut Fields<'_>) -> Result<Self, RecordError> {
+        let mfn = from.mfn()?;
         let frames =
-            body.checked_u64(|nr_frames| MfnRange::try_new(mfn, nr_frames).ok().filter(|range| !range.is_empty()))?;
-        Ok(Self { frames, head: body.u64()?, tail: body.u64()? })
+            from.checked_u64(|nr_frames| MfnRange::try_new(mfn, nr_frames).ok().filter(|range| !range.is_empty()))?;
+        Ok(Self { frames, head: from.u64()?, tail: from.u64()? })
     }
 }
 
@@ -284,17 +287,17 @@ impl SavedRecord for LuHost {
         out.put_zeros(24);
     }
 
-    fn decode_fields<S: ByteSource + ?Sized>(body: &mut Body<'_, S>) -> Result<Self, RecordError> {
-        let updates_done = body.u64()?;
-        let next_trigger_ns = body.u64()?;
-        let flags = body.checked_u64(HostFlags::from_bits)?;
-        let refusals = body.u64()?;
-        let console_focus = Some(body.u16()?).filter(|&domid| domid != Self::NO_FOCUS);
-        let next_domid = body.u16()?;
-        body.reserved(4)?;
-        let finish_ns = body.u64()?;
-        let domains_ended = body.u64()?;
-        body.reserved(24)?;
+    fn decode_fields(from: &mut Fields<'_>) -> Result<Self, RecordError> {
+        let updates_done = from.u64()?;
+        let next_trigger_ns = from.u64()?;
+        let flags = from.checked_u64(HostFlags::from_bits)?;
+        let refusals = from.u64()?;
+        let console_focus = Some(from.u16()?).filter(|&domid| domid != Self::NO_FOCUS);
+        let next_domid = from.u16()?;
+        from.reserved(4)?;
+        let finish_ns = from.u64()?;
+        let domains_ended = from.u64()?;
+        from.reserved(24)?;
         Ok(Self { updates_done, next_trigger_ns, flags, refusals, console_focus, next_domid, finish_ns, domains_ended })
     }
 }

@@ -1,6 +1,6 @@
 //! LU_HISTORY: what became of one update. The incoming build goes on with the list; one that does not know it passes over it.
 
-use super::super::stream::{Body, ByteSource, Dest, RecordError, Sink, WriteError, Writer};
+use super::super::stream::{Body, ByteSource, Dest, Fields, RecordError, Sink, WriteError, Writer};
 use super::text::{Name, is_printable};
 use super::{LU_HISTORY, SavedRecord};
 
@@ -94,16 +94,16 @@ impl SavedRecord for HistoryEntry {
         self.to.encode(out);
     }
 
-    fn decode_fields<S: ByteSource + ?Sized>(body: &mut Body<'_, S>) -> Result<Self, RecordError> {
+    fn decode_fields(from: &mut Fields<'_>) -> Result<Self, RecordError> {
         let not_zero = |number| (number != 0).then_some(number);
-        let number = body.checked_u64(not_zero)?;
-        let sequence = body.checked_u64(not_zero)?;
-        let outcome = body.checked_u32(Outcome::try_new)?;
-        let nr_domains = body.u32()?;
-        let (at_ns, pause_ns) = (body.u64()?, body.u64()?);
+        let number = from.checked_u64(not_zero)?;
+        let sequence = from.checked_u64(not_zero)?;
+        let outcome = from.checked_u32(Outcome::try_new)?;
+        let nr_domains = from.u32()?;
+        let (at_ns, pause_ns) = (from.u64()?, from.u64()?);
         let mut stages_ns = [0; NR_STAGES];
         for stage in &mut stages_ns {
-            *stage = body.u64()?;
+            *stage = from.u64()?;
         }
         Ok(Self {
             number,
@@ -113,11 +113,11 @@ impl SavedRecord for HistoryEntry {
             at_ns,
             pause_ns,
             stages_ns,
-            nr_extents: body.u64()?,
-            nr_frames: body.u64()?,
-            stream_bytes: body.u64()?,
-            from: Name::decode(body)?,
-            to: Name::decode(body)?,
+            nr_extents: from.u64()?,
+            nr_frames: from.u64()?,
+            stream_bytes: from.u64()?,
+            from: Name::decode(from)?,
+            to: Name::decode(from)?,
         })
     }
 }
@@ -134,7 +134,7 @@ pub struct LuHistory<'a, S: ?Sized> {
 impl<'a, S: ByteSource + ?Sized> LuHistory<'a, S> {
     /// Reads the body.
     pub fn decode(mut body: Body<'a, S>) -> Result<Self, RecordError> {
-        let entry = HistoryEntry::decode_head(&mut body)?;
+        let entry = body.fields(HistoryEntry::LEN_BYTES, HistoryEntry::decode_fields)?;
         let reason = body;
         let limit = REASON_LEN_MAX as u64;
         if reason.remaining() > limit {

@@ -3,7 +3,7 @@
 //! They have libxc's numbers and bodies, so that a domain's part of the stream, with the live-update records filtered
 //! out, is one that Xen's checker accepts. Only what a PV guest needs is known here.
 
-use super::super::stream::{Body, ByteSource, Dest, RecordError, Sink, WriteError, Writer};
+use super::super::stream::{Body, ByteSource, Dest, Fields, RecordError, Sink, WriteError, Writer};
 use super::lists::Items;
 use super::{SavedRecord, X86_PV_INFO, X86_PV_P2M_FRAMES, X86_PV_VCPU_BASIC, X86_PV_VCPU_XSAVE, X86_TSC_INFO};
 use crate::frame::Pfn;
@@ -40,10 +40,10 @@ impl SavedRecord for PvInfo {
         out.put_zeros(6);
     }
 
-    fn decode_fields<S: ByteSource + ?Sized>(body: &mut Body<'_, S>) -> Result<Self, RecordError> {
-        body.checked_u8(|width| (width == Self::GUEST_WIDTH).then_some(()))?;
-        body.checked_u8(|levels| (levels == Self::PT_LEVELS).then_some(()))?;
-        body.reserved(6)?;
+    fn decode_fields(from: &mut Fields<'_>) -> Result<Self, RecordError> {
+        from.checked_u8(|width| (width == Self::GUEST_WIDTH).then_some(()))?;
+        from.checked_u8(|levels| (levels == Self::PT_LEVELS).then_some(()))?;
+        from.reserved(6)?;
         Ok(Self)
     }
 }
@@ -73,9 +73,9 @@ impl SavedRecord for TscInfo {
         out.put_u32(0);
     }
 
-    fn decode_fields<S: ByteSource + ?Sized>(body: &mut Body<'_, S>) -> Result<Self, RecordError> {
-        let saved = Self { mode: body.u32()?, khz: body.u32()?, nsec: body.u64()?, incarnation: body.u32()? };
-        body.reserved(4)?;
+    fn decode_fields(from: &mut Fields<'_>) -> Result<Self, RecordError> {
+        let saved = Self { mode: from.u32()?, khz: from.u32()?, nsec: from.u64()?, incarnation: from.u32()? };
+        from.reserved(4)?;
         Ok(saved)
     }
 }
@@ -101,8 +101,10 @@ const fn nr_p2m_frames(start_pfn: u32, end_pfn: u32) -> Option<u64> {
 impl<'a, S: ByteSource + ?Sized> P2mFrames<'a, S> {
     /// Reads the body.
     pub fn decode(mut body: Body<'a, S>) -> Result<Self, RecordError> {
-        let start_pfn = body.u32()?;
-        let end_pfn = body.checked_u32(|end| nr_p2m_frames(start_pfn, end).map(|_| end))?;
+        let (start_pfn, end_pfn) = body.fields(8, |from| {
+            let start_pfn = from.u32()?;
+            Ok((start_pfn, from.checked_u32(|end| nr_p2m_frames(start_pfn, end).map(|_| end))?))
+        })?;
         let nr_frames = nr_p2m_frames(start_pfn, end_pfn).unwrap_or(0);
         Ok(Self { start_pfn, end_pfn, frames: Items::exactly(body, nr_frames)? })
     }
@@ -140,10 +142,16 @@ pub struct VcpuBasic<'a, S: ?Sized> {
 impl<'a, S: ByteSource + ?Sized> VcpuBasic<'a, S> {
     /// Reads the body.
     pub fn decode(mut body: Body<'a, S>) -> Result<Self, RecordError> {
-        let vcpu = body.u32()?;
-        body.reserved(4)?;
+        let vcpu = body.fields(8, vcpu_number)?;
         Ok(Self { vcpu, context: exactly(body, VCPU_CONTEXT_LEN as u64)? })
     }
+}
+
+/// The number that a vCPU's record begins with.
+fn vcpu_number(from: &mut Fields<'_>) -> Result<u32, RecordError> {
+    let vcpu = from.u32()?;
+    from.reserved(4)?;
+    Ok(vcpu)
 }
 
 /// Writes X86_PV_VCPU_BASIC.
@@ -170,9 +178,8 @@ pub struct VcpuXsave<'a, S: ?Sized> {
 impl<'a, S: ByteSource + ?Sized> VcpuXsave<'a, S> {
     /// Reads the body.
     pub fn decode(mut body: Body<'a, S>) -> Result<Self, RecordError> {
-        let vcpu = body.u32()?;
-        body.reserved(4)?;
-        let saved = Self { vcpu, xcr0: body.u64()?, xcr0_accum: body.u64()?, area: body };
+        let (vcpu, xcr0, xcr0_accum) = body.fields(24, |from| Ok((vcpu_number(from)?, from.u64()?, from.u64()?)))?;
+        let saved = Self { vcpu, xcr0, xcr0_accum, area: body };
         let known = body.offset() + XSAVE_AREA_LEN_MAX;
         let found = body.offset() + body.remaining();
         if found <= known { Ok(saved) } else { Err(RecordError::Long { known, found }) }

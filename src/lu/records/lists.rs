@@ -160,8 +160,11 @@ pub struct XenPages<'a, S: ?Sized> {
 impl<'a, S: ByteSource + ?Sized> XenPages<'a, S> {
     /// Reads the body.
     pub fn decode(mut body: Body<'a, S>) -> Result<Self, RecordError> {
-        let kind = body.checked_u32(XenPagesKind::try_new)?;
-        body.reserved(4)?;
+        let kind = body.fields(8, |from| {
+            let kind = from.checked_u32(XenPagesKind::try_new)?;
+            from.reserved(4)?;
+            Ok(kind)
+        })?;
         Ok(Self { kind, extents: Items::decode(body)? })
     }
 }
@@ -204,14 +207,17 @@ impl GrantsHead {
 impl<'a, S: ByteSource + ?Sized> Grants<'a, S> {
     /// Reads the body.
     pub fn decode(mut body: Body<'a, S>) -> Result<Self, RecordError> {
-        let version = body.checked_u32(|n| matches!(n, 1 | 2).then_some(n))?;
-        let max_frames = body.checked_u32(|n| (n <= GrantsHead::MAX_FRAMES).then_some(n))?;
-        let max_maps = body.checked_u32(|n| (n <= GrantsHead::MAX_MAPS).then_some(n))?;
-        let nr_shared = body.checked_u32(|n| (n <= max_frames).then_some(n))?;
-        let head = GrantsHead { version, max_frames, max_maps, nr_shared };
-        body.checked_u32(|n| (n == head.nr_status()).then_some(n))?;
-        body.reserved(4)?;
-        let nr_frames = u64::from(nr_shared) + u64::from(head.nr_status());
+        let head = body.fields(24, |from| {
+            let version = from.checked_u32(|n| matches!(n, 1 | 2).then_some(n))?;
+            let max_frames = from.checked_u32(|n| (n <= GrantsHead::MAX_FRAMES).then_some(n))?;
+            let max_maps = from.checked_u32(|n| (n <= GrantsHead::MAX_MAPS).then_some(n))?;
+            let nr_shared = from.checked_u32(|n| (n <= max_frames).then_some(n))?;
+            let head = GrantsHead { version, max_frames, max_maps, nr_shared };
+            from.checked_u32(|n| (n == head.nr_status()).then_some(n))?;
+            from.reserved(4)?;
+            Ok(head)
+        })?;
+        let nr_frames = u64::from(head.nr_shared) + u64::from(head.nr_status());
         Ok(Self { head, frames: Items::exactly(body, nr_frames)? })
     }
 }

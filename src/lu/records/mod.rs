@@ -54,8 +54,8 @@ pub use vcpu::{CallbackMasks, Callbacks, LuVcpu, Runstate, VcpuFlags, VcpuPendin
 use crate::frame::Mfn;
 
 use super::stream::{
-    Body, ByteSource, Dest, IN_PLACE_MAX, REC_TYPE_END, REC_TYPE_LIVE_UPDATE, REC_TYPE_OPTIONAL, Reader, Record,
-    RecordError, Sink, StreamError, WriteError, Writer,
+    Body, ByteSource, Dest, Fields, IN_PLACE_MAX, REC_TYPE_END, REC_TYPE_LIVE_UPDATE, REC_TYPE_OPTIONAL, Reader,
+    Record, RecordError, Sink, StreamError, WriteError, Writer,
 };
 
 macro_rules! kinds {
@@ -193,11 +193,6 @@ const _: () = assert!(SHARED_INFO == 7 && X86_TSC_INFO == 8 && STATIC_DATA_END =
 /// What "no frame" is written as.
 pub const NO_MFN: u64 = u64::MAX;
 
-/// Fields of up to so many bytes are read in one piece.
-const SHORT_LEN: usize = 256;
-
-const _: () = assert!(SHORT_LEN <= IN_PLACE_MAX);
-
 /// A saved type whose body has one length and nothing of variable size.
 pub trait SavedRecord: Sized {
     /// The record's type.
@@ -209,26 +204,11 @@ pub trait SavedRecord: Sized {
     fn encode(&self, out: &mut impl Sink);
 
     /// Reads the fields, without a look at what follows them.
-    fn decode_fields<S: ByteSource + ?Sized>(body: &mut Body<'_, S>) -> Result<Self, RecordError>;
-
-    /// Reads the fields at the beginning of a body: in one piece if they are short, as each look into a stream costs about the same.
-    fn decode_head<S: ByteSource + ?Sized>(body: &mut Body<'_, S>) -> Result<Self, RecordError> {
-        let is_short = Self::LEN_BYTES <= SHORT_LEN as u64 && body.offset() == 0;
-        if !is_short || body.remaining() < Self::LEN_BYTES {
-            return Self::decode_fields(body);
-        }
-        if let Some(shown) = body.lend(Self::LEN_BYTES) {
-            return Self::decode_fields(&mut Body::whole(shown));
-        }
-        let mut bytes = [0; SHORT_LEN];
-        let bytes = &mut bytes[..Self::LEN_BYTES as usize];
-        body.read_into(bytes)?;
-        Self::decode_fields(&mut Body::whole(&*bytes))
-    }
+    fn decode_fields(from: &mut Fields<'_>) -> Result<Self, RecordError>;
 
     /// Reads a body that must be this and nothing else.
     fn decode<S: ByteSource + ?Sized>(mut body: Body<'_, S>) -> Result<Self, RecordError> {
-        let fields = Self::decode_head(&mut body)?;
+        let fields = body.fields(Self::LEN_BYTES, Self::decode_fields)?;
         body.finish()?;
         Ok(fields)
     }
@@ -237,7 +217,7 @@ pub trait SavedRecord: Sized {
 impl<D: Dest> Writer<D> {
     /// Writes a whole record: a short one, as nearly all are, in its place.
     pub fn save<R: SavedRecord>(&mut self, saved: &R) -> Result<(), WriteError> {
-        if R::LEN_BYTES <= SHORT_LEN as u64 && R::LEN_BYTES.is_multiple_of(8) {
+        if R::LEN_BYTES <= IN_PLACE_MAX as u64 && R::LEN_BYTES.is_multiple_of(8) {
             return self.record_in_place(R::KIND, R::LEN_BYTES as usize, |place| saved.encode(place));
         }
         self.open_record(R::KIND)?;
@@ -331,45 +311,51 @@ impl<'a, S: ByteSource + ?Sized> AnyRecord<'a, S> {
     /// Reads a record's body by its type.
     pub fn decode(record: &Record<'a, S>) -> Result<Self, StreamError> {
         let body = record.body;
-        let decoded = match record.kind {
-            LU_VERSION => LuVersion::decode(body).map(Self::Version),
-            LU_TIME => LuTime::decode(body).map(Self::Time),
-            LU_STAGES => Items::decode_or_empty(body).map(Self::Stages),
-            LU_CMDLINE => text::decode(body).map(Self::Cmdline),
-            LU_MODULE => LuModule::decode(body).map(Self::Module),
-            LU_XEN_PAGES => XenPages::decode(body).map(Self::XenPages),
-            LU_M2P => Items::decode(body).map(Self::M2p),
-            LU_LOG => LuLog::decode(body).map(Self::Log),
-            LU_HOST => LuHost::decode(body).map(Self::Host),
-            LU_HISTORY => LuHistory::decode(body).map(Self::History),
-            LU_BAD_FRAMES => Items::decode(body).map(Self::BadFrames),
-            DOMAIN_BEGIN => DomainBegin::decode(body).map(Self::DomainBegin),
-            LU_EXTENTS => Items::decode(body).map(Self::Extents),
-            LU_PINNED => Items::decode(body).map(Self::Pinned),
-            LU_EVTCHN => Items::decode(body).map(Self::Channels),
-            LU_VCPU => LuVcpu::decode(body).map(Self::Vcpu),
-            LU_CMDLINE_MODULE => text::decode(body).map(Self::CmdlineModule),
-            LU_GRANTS => Grants::decode(body).map(Self::Grants),
-            LU_GRANTS_IN_USE => Items::decode(body).map(Self::GrantsInUse),
-            LU_GRANT_MAPS => Items::decode(body).map(Self::GrantMaps),
-            LU_LINEAR => Items::decode(body).map(Self::Linear),
-            LU_CONSOLE => text::blob(body).map(Self::Console),
-            LU_LINGERING => Items::decode(body).map(Self::Lingering),
-            LU_WATCHDOGS => LuWatchdogs::decode(body).map(Self::Watchdogs),
-            LU_TYPED => text::blob(body).map(Self::Typed),
-            LU_REFUSED => LuRefused::decode(body).map(Self::Refused),
-            LU_DOMAIN_SUM => LuDomainSum::decode(body).map(Self::DomainSum),
-            DOMAIN_END => body.finish().map(|()| Self::DomainEnd),
-            X86_PV_INFO => PvInfo::decode(body).map(Self::PvInfo),
-            X86_PV_P2M_FRAMES => P2mFrames::decode(body).map(Self::P2mFrames),
-            X86_PV_VCPU_BASIC => VcpuBasic::decode(body).map(Self::VcpuBasic),
-            X86_PV_VCPU_XSAVE => VcpuXsave::decode(body).map(Self::VcpuXsave),
-            SHARED_INFO => libxc::shared_info(body).map(Self::SharedInfo),
-            X86_TSC_INFO => TscInfo::decode(body).map(Self::TscInfo),
-            STATIC_DATA_END => body.finish().map(|()| Self::StaticDataEnd),
+        let wrong = |error| record.error(error);
+        Ok(match record.kind {
+            LU_VERSION => Self::Version(LuVersion::decode(body).map_err(wrong)?),
+            LU_TIME => Self::Time(LuTime::decode(body).map_err(wrong)?),
+            LU_STAGES => Self::Stages(Items::decode_or_empty(body).map_err(wrong)?),
+            LU_CMDLINE => Self::Cmdline(text::decode(body).map_err(wrong)?),
+            LU_MODULE => Self::Module(LuModule::decode(body).map_err(wrong)?),
+            LU_XEN_PAGES => Self::XenPages(XenPages::decode(body).map_err(wrong)?),
+            LU_M2P => Self::M2p(Items::decode(body).map_err(wrong)?),
+            LU_LOG => Self::Log(LuLog::decode(body).map_err(wrong)?),
+            LU_HOST => Self::Host(LuHost::decode(body).map_err(wrong)?),
+            LU_HISTORY => Self::History(LuHistory::decode(body).map_err(wrong)?),
+            LU_BAD_FRAMES => Self::BadFrames(Items::decode(body).map_err(wrong)?),
+            DOMAIN_BEGIN => Self::DomainBegin(DomainBegin::decode(body).map_err(wrong)?),
+            LU_EXTENTS => Self::Extents(Items::decode(body).map_err(wrong)?),
+            LU_PINNED => Self::Pinned(Items::decode(body).map_err(wrong)?),
+            LU_EVTCHN => Self::Channels(Items::decode(body).map_err(wrong)?),
+            LU_VCPU => Self::Vcpu(LuVcpu::decode(body).map_err(wrong)?),
+            LU_CMDLINE_MODULE => Self::CmdlineModule(text::decode(body).map_err(wrong)?),
+            LU_GRANTS => Self::Grants(Grants::decode(body).map_err(wrong)?),
+            LU_GRANTS_IN_USE => Self::GrantsInUse(Items::decode(body).map_err(wrong)?),
+            LU_GRANT_MAPS => Self::GrantMaps(Items::decode(body).map_err(wrong)?),
+            LU_LINEAR => Self::Linear(Items::decode(body).map_err(wrong)?),
+            LU_CONSOLE => Self::Console(text::blob(body).map_err(wrong)?),
+            LU_LINGERING => Self::Lingering(Items::decode(body).map_err(wrong)?),
+            LU_WATCHDOGS => Self::Watchdogs(LuWatchdogs::decode(body).map_err(wrong)?),
+            LU_TYPED => Self::Typed(text::blob(body).map_err(wrong)?),
+            LU_REFUSED => Self::Refused(LuRefused::decode(body).map_err(wrong)?),
+            LU_DOMAIN_SUM => Self::DomainSum(LuDomainSum::decode(body).map_err(wrong)?),
+            DOMAIN_END => {
+                body.finish().map_err(wrong)?;
+                Self::DomainEnd
+            }
+            X86_PV_INFO => Self::PvInfo(PvInfo::decode(body).map_err(wrong)?),
+            X86_PV_P2M_FRAMES => Self::P2mFrames(P2mFrames::decode(body).map_err(wrong)?),
+            X86_PV_VCPU_BASIC => Self::VcpuBasic(VcpuBasic::decode(body).map_err(wrong)?),
+            X86_PV_VCPU_XSAVE => Self::VcpuXsave(VcpuXsave::decode(body).map_err(wrong)?),
+            SHARED_INFO => Self::SharedInfo(libxc::shared_info(body).map_err(wrong)?),
+            X86_TSC_INFO => Self::TscInfo(TscInfo::decode(body).map_err(wrong)?),
+            STATIC_DATA_END => {
+                body.finish().map_err(wrong)?;
+                Self::StaticDataEnd
+            }
             kind => return Err(StreamError::Unknown { kind, at: record.at }),
-        };
-        decoded.map_err(|error| record.error(error))
+        })
     }
 }
 

@@ -46,8 +46,7 @@ pub struct LuRefused<'a, S: ?Sized> {
 impl<'a, S: ByteSource + ?Sized> LuRefused<'a, S> {
     /// Reads the body.
     pub fn decode(mut body: Body<'a, S>) -> Result<Self, RecordError> {
-        let cause = body.checked_u32(RefusedCause::try_new)?;
-        let nr_vcpus = body.u32()?;
+        let (cause, nr_vcpus) = body.fields(8, |from| Ok((from.checked_u32(RefusedCause::try_new)?, from.u32()?)))?;
         match body.remaining() {
             found if found > REASON_LEN_MAX as u64 => {
                 Err(RecordError::Long { known: body.offset() + REASON_LEN_MAX as u64, found: body.offset() + found })

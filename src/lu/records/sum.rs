@@ -3,7 +3,7 @@
 //! The checksums of the MFN list say that the bytes are those that were written. The sum says that they are all of a domain's: that no
 //! record was left out, or written twice, or between those of another domain, by the one who wrote them.
 
-use super::super::stream::{Body, ByteSource, Dest, Record, RecordError, Sink, WriteError, Writer, behind};
+use super::super::stream::{ByteSource, Dest, Fields, Record, RecordError, Sink, WriteError, Writer, behind};
 use super::{AnyRecord, DomainBegin, LU_DOMAIN_SUM, SavedExtent, SavedRecord, StreamVersion};
 
 /// The sum of a domain's records.
@@ -31,9 +31,9 @@ impl SavedRecord for LuDomainSum {
         out.put_u32(0);
     }
 
-    fn decode_fields<S: ByteSource + ?Sized>(body: &mut Body<'_, S>) -> Result<Self, RecordError> {
-        let saved = Self { nr_frames: body.u64()?, nr_extents: body.u64()?, nr_records: body.u64()?, crc: body.u32()? };
-        body.reserved(4)?;
+    fn decode_fields(from: &mut Fields<'_>) -> Result<Self, RecordError> {
+        let saved = Self { nr_frames: from.u64()?, nr_extents: from.u64()?, nr_records: from.u64()?, crc: from.u32()? };
+        from.reserved(4)?;
         Ok(saved)
     }
 }

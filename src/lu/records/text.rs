@@ -1,6 +1,6 @@
 //! Strings: short names of fixed size, and texts as long as a command line.
 
-use super::super::stream::{Body, ByteSource, RecordError, Sink};
+use super::super::stream::{Body, ByteSource, Fields, RecordError, Sink, is_zero};
 use core::fmt;
 
 /// The longest text that a record may carry.
@@ -68,17 +68,20 @@ impl<const N: usize> Name<N> {
     }
 
     /// Reads the `N` bytes: printable, then NULs only.
-    pub fn decode<S: ByteSource + ?Sized>(body: &mut Body<'_, S>) -> Result<Self, RecordError> {
-        let start = body.offset();
-        let bytes: [u8; N] = body.bytes()?;
+    pub fn decode(from: &mut Fields<'_>) -> Result<Self, RecordError> {
+        let start = from.offset();
+        let bytes: [u8; N] = from.bytes()?;
         let len = bytes.iter().position(|&byte| byte == 0).unwrap_or(N);
-        for (index, &byte) in bytes.iter().enumerate() {
-            let is_good = if index < len { is_printable(byte) } else { byte == 0 };
-            if !is_good {
-                return Err(RecordError::BadValue { offset: start + index as u64, found: byte.into() });
-            }
+        let (name, rest) = bytes.split_at(len);
+        // Which byte is wrong is asked only if there is one: what is zero is seen a word at a time.
+        let wrong = match name.iter().position(|&byte| !is_printable(byte)) {
+            None if !is_zero(rest) => rest.iter().position(|&byte| byte != 0).map(|index| len + index),
+            found => found,
+        };
+        match wrong {
+            None => Ok(Self(bytes)),
+            Some(index) => Err(RecordError::BadValue { offset: start + index as u64, found: bytes[index].into() }),
         }
-        Ok(Self(bytes))
     }
 }
 

@@ -385,13 +385,13 @@ impl Walk {
         match &mut self.domain {
             Some(domain) => {
                 let is_end = matches!(decoded, AnyRecord::DomainEnd);
-                let mut result = in_domain(domain, &mut self.sum, record, decoded);
+                let mut result = in_domain(domain, &mut self.sum, record, &decoded);
                 while let Err(StreamError::Order { at, rule }) = result
                     && rule.concerns_one_domain()
                 {
                     fault(DomainFault { domid: domain.begin.domid, at, rule })?;
                     result = match domain.pass_over(rule) {
-                        true => in_domain(domain, &mut self.sum, record, AnyRecord::decode(record)?),
+                        true => in_domain(domain, &mut self.sum, record, &decoded),
                         false => Ok(()),
                     };
                 }
@@ -401,14 +401,14 @@ impl Walk {
                 }
                 Ok(())
             }
-            None => self.in_stream(record, decoded),
+            None => self.in_stream(record, &decoded),
         }
     }
 
     fn in_stream<S: ByteSource + ?Sized>(
         &mut self,
         record: &Record<'_, S>,
-        decoded: AnyRecord<'_, S>,
+        decoded: &AnyRecord<'_, S>,
     ) -> Result<(), StreamError> {
         let kind = record.kind;
         let order = |rule: OrderRule| StreamError::Order { at: record.at, rule };
@@ -421,7 +421,7 @@ impl Walk {
             AnyRecord::DomainBegin(begin) => {
                 self.domids.take(begin.domid).map_err(order)?;
                 self.sum.nr_domains += 1;
-                self.domain = Some(Domain::new(begin, record.at, self.sum));
+                self.domain = Some(Domain::new(*begin, record.at, self.sum));
             }
             AnyRecord::Module(_) => self.sum.nr_modules += 1,
             AnyRecord::History(history) => {
@@ -435,25 +435,25 @@ impl Walk {
                 self.history = (nr_entries + 1, found);
             }
             AnyRecord::XenPages(pages) => {
-                for (index, extent) in (0..).zip(pages.extents) {
+                for (index, extent) in (0..).zip(pages.extents.iter()) {
                     let extent = extent.and_then(|extent| without_pfn(extent, 8 + 16 * index)).map_err(item)?;
                     self.sum.nr_xen_extents += 1;
                     self.sum.nr_xen_pages = self.sum.nr_xen_pages.saturating_add(extent.nr_frames());
                 }
             }
             AnyRecord::BadFrames(list) => {
-                for (index, extent) in (0..).zip(list) {
+                for (index, extent) in (0..).zip(list.iter()) {
                     extent.and_then(|extent| without_pfn(extent, 16 * index)).map_err(item)?;
                 }
             }
             AnyRecord::Stages(stages) => {
-                for stage in stages {
+                for stage in stages.iter() {
                     stage.map_err(item)?;
                 }
             }
             AnyRecord::M2p(blocks) => {
                 let mut last = None;
-                for block in blocks {
+                for block in blocks.iter() {
                     let found = block.map_err(item)?.first().get();
                     if let Some(last) = last.filter(|&last| found <= last) {
                         return Err(order(OrderRule::M2pOrder { last, found }));
@@ -489,7 +489,7 @@ fn in_domain<S: ByteSource + ?Sized>(
     domain: &mut Domain,
     sum: &mut Summary,
     record: &Record<'_, S>,
-    decoded: AnyRecord<'_, S>,
+    decoded: &AnyRecord<'_, S>,
 ) -> Result<(), StreamError> {
     let kind = record.kind;
     let order = |rule: OrderRule| StreamError::Order { at: record.at, rule };
@@ -507,7 +507,7 @@ fn in_domain<S: ByteSource + ?Sized>(
     }
     match decoded {
         AnyRecord::Extents(extents) => {
-            for extent in extents {
+            for extent in extents.iter() {
                 let extent = extent.map_err(item)?;
                 sum.nr_extents += 1;
                 sum.nr_pages = sum.nr_pages.saturating_add(extent.nr_frames());
@@ -515,25 +515,25 @@ fn in_domain<S: ByteSource + ?Sized>(
             }
         }
         AnyRecord::Pinned(pins) => {
-            for pin in pins {
+            for pin in pins.iter() {
                 pin.map_err(item)?;
                 sum.nr_pinned += 1;
             }
         }
         AnyRecord::Linear(tables) => {
-            for table in tables {
+            for table in tables.iter() {
                 table.map_err(item)?;
             }
         }
         // They are the domain's as much as its extents are.
         AnyRecord::Lingering(frames) => {
-            for mfn in frames {
+            for mfn in frames.iter() {
                 mfn.map_err(item)?;
                 sum.nr_pages = sum.nr_pages.saturating_add(1);
             }
         }
         AnyRecord::Channels(channels) => {
-            for channel in channels {
+            for channel in channels.iter() {
                 let found = channel.map_err(item)?.port;
                 if found <= domain.last_port {
                     return Err(order(OrderRule::PortOrder { last: domain.last_port, found }));
@@ -543,20 +543,20 @@ fn in_domain<S: ByteSource + ?Sized>(
             }
         }
         AnyRecord::Grants(grants) => {
-            for mfn in grants.frames {
+            for mfn in grants.frames.iter() {
                 mfn.map_err(item)?;
             }
         }
         AnyRecord::GrantsInUse(grants) => {
             domain.seen.need_before(kind, LU_GRANTS).map_err(order)?;
-            for grant in grants {
+            for grant in grants.iter() {
                 let found = grant.map_err(item)?.reference;
                 domain.next_grant = ascend(kind, domain.next_grant, found).map_err(order)?;
             }
         }
         AnyRecord::GrantMaps(maps) => {
             domain.seen.need_before(kind, LU_GRANTS).map_err(order)?;
-            for map in maps {
+            for map in maps.iter() {
                 let found = map.map_err(item)?.handle;
                 domain.next_handle = ascend(kind, domain.next_handle, found).map_err(order)?;
                 sum.nr_grant_maps += 1;
@@ -565,17 +565,17 @@ fn in_domain<S: ByteSource + ?Sized>(
         AnyRecord::P2mFrames(p2m) => {
             domain.seen.need_before(kind, X86_PV_INFO).map_err(order)?;
             domain.seen.need_before(kind, STATIC_DATA_END).map_err(order)?;
-            for pfn in p2m.frames {
+            for pfn in p2m.frames.iter() {
                 pfn.map_err(item)?;
             }
         }
         AnyRecord::StaticDataEnd => domain.seen.need_before(kind, X86_PV_INFO).map_err(order)?,
         AnyRecord::Vcpu(saved) => {
-            domain.vcpu(&saved).map_err(order)?;
+            domain.vcpu(saved).map_err(order)?;
             sum.nr_vcpus += 1;
         }
         AnyRecord::DomainSum(noted) => {
-            domain.check_sum(record, &noted, sum)?;
+            domain.check_sum(record, noted, sum)?;
             domain.sum_end = Some(record.next());
         }
         AnyRecord::DomainEnd => domain.end().map_err(order)?,

@@ -1,6 +1,6 @@
 //! A vCPU, as far as its guest context does not say it.
 
-use super::super::stream::{Body, ByteSource, RecordError, Sink};
+use super::super::stream::{Fields, RecordError, Sink};
 use super::{LU_VCPU, NO_MFN, SavedRecord};
 use crate::frame::{Mfn, PAGE_SIZE};
 use bitflags::bitflags;
@@ -172,21 +172,21 @@ impl SavedRecord for LuVcpu {
         out.put_zeros(44);
     }
 
-    fn decode_fields<S: ByteSource + ?Sized>(body: &mut Body<'_, S>) -> Result<Self, RecordError> {
-        let vcpu = body.u32()?;
-        let flags = body.checked_u32(VcpuFlags::from_bits)?;
-        let user_cr3 = body.optional_mfn()?;
-        let kernel_cr3 = body.optional_mfn()?;
-        let vcpu_info = body.optional_mfn()?;
-        let vcpu_info_offset = body.checked_u32(|offset| {
+    fn decode_fields(from: &mut Fields<'_>) -> Result<Self, RecordError> {
+        let vcpu = from.u32()?;
+        let flags = from.checked_u32(VcpuFlags::from_bits)?;
+        let user_cr3 = from.optional_mfn()?;
+        let kernel_cr3 = from.optional_mfn()?;
+        let vcpu_info = from.optional_mfn()?;
+        let vcpu_info_offset = from.checked_u32(|offset| {
             Some(offset).filter(|&o| o.is_multiple_of(8) && u64::from(o) <= PAGE_SIZE - u64::from(VCPU_INFO_LEN))
         })?;
-        let poll_port = body.u32()?;
-        let area = body.u64()?;
-        let state = body.checked_u32(|state| (state <= 3).then_some(state))?;
-        body.reserved(4)?;
-        let entry_ns = body.u64()?;
-        let times_ns = [body.u64()?, body.u64()?, body.u64()?, body.u64()?];
+        let poll_port = from.u32()?;
+        let area = from.u64()?;
+        let state = from.checked_u32(|state| (state <= 3).then_some(state))?;
+        from.reserved(4)?;
+        let entry_ns = from.u64()?;
+        let times_ns = [from.u64()?, from.u64()?, from.u64()?, from.u64()?];
         let saved = Self {
             vcpu,
             flags,
@@ -196,29 +196,29 @@ impl SavedRecord for LuVcpu {
             vcpu_info_offset,
             poll_port,
             runstate: Runstate { area, state, entry_ns, times_ns },
-            time_area: body.u64()?,
-            singleshot_ns: body.u64()?,
-            period_ns: body.u64()?,
-            periodic_next_ns: body.u64()?,
+            time_area: from.u64()?,
+            singleshot_ns: from.u64()?,
+            period_ns: from.u64()?,
+            periodic_next_ns: from.u64()?,
             callbacks: Callbacks {
-                event: body.u64()?,
-                failsafe: body.u64()?,
-                syscall: body.u64()?,
-                syscall32: body.u64()?,
-                sysenter: body.u64()?,
-                nmi: body.u64()?,
-                masks: body.checked_u32(CallbackMasks::from_bits)?,
+                event: from.u64()?,
+                failsafe: from.u64()?,
+                syscall: from.u64()?,
+                syscall32: from.u64()?,
+                sysenter: from.u64()?,
+                nmi: from.u64()?,
+                masks: from.checked_u32(CallbackMasks::from_bits)?,
             },
-            iopl: body.checked_u32(|iopl| (iopl <= 3).then_some(iopl))?,
-            pending: body.checked_u32(VcpuPending::from_bits)?,
+            iopl: from.checked_u32(|iopl| (iopl <= 3).then_some(iopl))?,
+            pending: from.checked_u32(VcpuPending::from_bits)?,
             poll_until_ns: {
-                body.reserved(4)?;
-                body.u64()?
+                from.reserved(4)?;
+                from.u64()?
             },
-            iobmp: body.u64()?,
-            iobmp_nr_ports: body.checked_u32(|ports| (ports <= 0x1_0000).then_some(ports))?,
+            iobmp: from.u64()?,
+            iobmp_nr_ports: from.checked_u32(|ports| (ports <= 0x1_0000).then_some(ports))?,
         };
-        body.reserved(44)?;
+        from.reserved(44)?;
         Ok(saved)
     }
 }

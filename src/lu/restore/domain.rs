@@ -16,7 +16,7 @@ use crate::lu::records::{
     AnyRecord, CallbackMasks, Channel, ChannelState, DomainBegin, DomainFlags, LuVcpu, Pin, RefusedCause, VcpuFlags,
     VcpuPending,
 };
-use crate::lu::stream::{ByteSource, REC_HEADER_LEN};
+use crate::lu::stream::{Body, PagedSource, REC_HEADER_LEN};
 use crate::mm::extents::ExtentMap;
 use crate::mm::frametable::FrameState;
 use crate::mm::lingering::Lingering;
@@ -26,6 +26,7 @@ use crate::run::host::Host;
 use crate::run::vcpu::{Callback, GDT_FRAMES, RunState, Vcpu, VcpuState};
 use crate::run::{create as vcpu_area, grants as run_grants, work};
 use crate::verdict::{self, Verdict};
+use crate::x86::directmap::DirectMap;
 use crate::x86::{cpu, tsc};
 use crate::xen::hypercall::runstate;
 use crate::xen::vcpu::{CONTEXT_SIZE, VcpuGuestContext, empty_traps};
@@ -38,7 +39,7 @@ use core::ops::Range;
 use core::sync::atomic::Ordering;
 
 /// A domain as the stream describes it.
-pub(super) struct SavedDomain {
+pub(super) struct SavedDomain<'s> {
     pub(super) begin: DomainBegin,
     module_string: String,
     extents: ExtentMap,
@@ -50,7 +51,7 @@ pub(super) struct SavedDomain {
     typed: Vec<u8>,
     channels: Vec<Channel>,
     pub(super) grants: Option<SavedTable>,
-    vcpus: Vec<SavedVcpu>,
+    vcpus: Vec<SavedVcpu<'s>>,
     /// What it takes to hand it on if it is refused.
     pub(super) extract: Extract,
     /// Why it cannot be restored, if that is known by now.
@@ -83,21 +84,24 @@ impl Unfit {
     }
 }
 
-struct SavedVcpu {
+/// The stream that domains come out of.
+pub(super) type Stream<'s> = PagedSource<'s, DirectMap>;
+
+struct SavedVcpu<'s> {
     saved: LuVcpu,
-    /// The bytes of its `vcpu_guest_context`.
-    context: Option<Vec<u8>>,
-    xsave: Option<SavedXsave>,
+    /// Its `vcpu_guest_context`, where it lies in the stream.
+    context: Option<Body<'s, Stream<'s>>>,
+    xsave: Option<SavedXsave<'s>>,
 }
 
-/// Extended state: the components in use, those that the area has, the area.
-struct SavedXsave {
+/// Extended state: the components in use, those that the area has, the area where it lies in the stream.
+struct SavedXsave<'s> {
     xcr0: u64,
     components: u64,
-    area: Vec<u8>,
+    area: Body<'s, Stream<'s>>,
 }
 
-impl SavedDomain {
+impl<'s> SavedDomain<'s> {
     pub(super) fn new(begin: DomainBegin, at: u64) -> Self {
         Self {
             begin,
@@ -158,11 +162,7 @@ impl SavedDomain {
         self.lingering.retain(|&mfn| host.frames.state_of(mfn) == own);
     }
 
-    pub(super) fn take<S: ByteSource + ?Sized, E>(
-        &mut self,
-        at: u64,
-        record: AnyRecord<'_, S>,
-    ) -> Result<(), RecordProblem<E>> {
+    pub(super) fn take<E>(&mut self, at: u64, record: &AnyRecord<'s, Stream<'s>>) -> Result<(), RecordProblem<E>> {
         match record {
             AnyRecord::DomainEnd => self.extract.span.end = at + REC_HEADER_LEN,
             AnyRecord::Refused(refused) => {
@@ -209,20 +209,19 @@ impl SavedDomain {
                     self.channels.push(channel?);
                 }
             }
-            AnyRecord::Grants(saved) => self.grants = Some(grants::table_of(&saved)?),
-            AnyRecord::GrantsInUse(list) => grants::take_in_use(&mut self.grants, &list)?,
-            AnyRecord::GrantMaps(list) => grants::take_maps(&mut self.grants, &list)?,
-            AnyRecord::Vcpu(saved) => self.vcpus.push(SavedVcpu { saved, context: None, xsave: None }),
+            AnyRecord::Grants(saved) => self.grants = Some(grants::table_of(saved)?),
+            AnyRecord::GrantsInUse(list) => grants::take_in_use(&mut self.grants, list)?,
+            AnyRecord::GrantMaps(list) => grants::take_maps(&mut self.grants, list)?,
+            AnyRecord::Vcpu(saved) => self.vcpus.push(SavedVcpu { saved: *saved, context: None, xsave: None }),
             AnyRecord::VcpuBasic(basic) => {
-                let bytes = basic.context.to_vec()?;
                 if let Some(vcpu) = self.vcpus.last_mut() {
-                    vcpu.context = Some(bytes);
+                    vcpu.context = Some(basic.context);
                 }
             }
             AnyRecord::VcpuXsave(xsave) => {
-                let area = xsave.area.to_vec()?;
                 if let Some(vcpu) = self.vcpus.last_mut() {
-                    vcpu.xsave = Some(SavedXsave { xcr0: xsave.xcr0, components: xsave.xcr0_accum, area });
+                    let (xcr0, components, area) = (xsave.xcr0, xsave.xcr0_accum, xsave.area);
+                    vcpu.xsave = Some(SavedXsave { xcr0, components, area });
                 }
             }
             _ => {}
@@ -253,7 +252,7 @@ fn refused(why: impl fmt::Display) -> Unfit {
 }
 
 /// Makes the domain, paused, and its event channels. Nothing if not even that is possible: its frames stay claimed all the same.
-pub(super) fn create(host: &Host, saved: &mut SavedDomain) -> Option<Arc<Domain>> {
+pub(super) fn create(host: &Host, saved: &mut SavedDomain<'_>) -> Option<Arc<Domain>> {
     let begin = saved.begin;
     let id = begin.domid;
     let ports = saved.ports();
@@ -327,7 +326,7 @@ pub(super) fn create(host: &Host, saved: &mut SavedDomain) -> Option<Arc<Domain>
 }
 
 /// Takes page types and makes the vCPUs; why the domain is refused, if it is.
-pub(super) fn complete(host: &Host, domain: &Arc<Domain>, saved: SavedDomain) -> Option<Unfit> {
+pub(super) fn complete(host: &Host, domain: &Arc<Domain>, saved: SavedDomain<'_>) -> Option<Unfit> {
     if saved.unfit.is_some() {
         return saved.unfit;
     }
@@ -347,7 +346,7 @@ pub(super) fn complete(host: &Host, domain: &Arc<Domain>, saved: SavedDomain) ->
     }
 }
 
-fn run_again(host: &Host, domain: &Arc<Domain>, saved: SavedDomain) -> Result<(), Unfit> {
+fn run_again(host: &Host, domain: &Arc<Domain>, saved: SavedDomain<'_>) -> Result<(), Unfit> {
     let id = domain.id;
     let watchdogs = saved.watchdogs;
     // Each mapping of another's grant may be found in one leaf.
@@ -424,7 +423,7 @@ pub(super) fn give_up_again(host: &Host, domain: &Domain, frames: &[Mfn], is_res
     host.settle_without_ldt(&types);
 }
 
-fn restore_vcpu(host: &Host, domain: &Arc<Domain>, from: SavedVcpu) -> Result<Arc<Vcpu>, Unfit> {
+fn restore_vcpu(host: &Host, domain: &Arc<Domain>, from: SavedVcpu<'_>) -> Result<Arc<Vcpu>, Unfit> {
     let s = from.saved;
     let fpu = vcpu_area::fpu_area(host).ok_or_else(|| refused("no memory for its FPU state"))?;
     let info = match s.vcpu_info {
@@ -437,7 +436,15 @@ fn restore_vcpu(host: &Host, domain: &Arc<Domain>, from: SavedVcpu) -> Result<Ar
             place.ok_or_else(|| refused("a vCPU without vcpu_info"))?
         }
     };
-    let bytes: Option<&[u8; CONTEXT_SIZE]> = from.context.as_deref().and_then(|bytes| bytes.try_into().ok());
+    let mut buf;
+    let bytes: Option<&[u8; CONTEXT_SIZE]> = match from.context {
+        Some(mut context) => {
+            buf = [0; CONTEXT_SIZE];
+            context.read_into(&mut buf).map_err(refused)?;
+            Some(&buf)
+        }
+        None => None,
+    };
     let traps = bytes.map_or_else(empty_traps, VcpuGuestContext::decode_traps);
     let mut v = VcpuState::new(info, fpu, traps);
     v.info_registered = s.vcpu_info.is_some();
@@ -450,8 +457,8 @@ fn restore_vcpu(host: &Host, domain: &Arc<Domain>, from: SavedVcpu) -> Result<Ar
         }
         gdt.1 = c.gdt_ents as u32;
     }
-    if let Some(SavedXsave { xcr0, components, area }) = from.xsave {
-        if components != v.fpu.xcr0() || area.len() != v.fpu.bytes().len() {
+    if let Some(SavedXsave { xcr0, components, mut area }) = from.xsave {
+        if components != v.fpu.xcr0() || area.remaining() != v.fpu.bytes().len() as u64 {
             let has = v.fpu.xcr0();
             return Err(refused(format_args!("its FPU state has components {components:#x}, this CPU {has:#x}")));
         }
@@ -459,7 +466,7 @@ fn restore_vcpu(host: &Host, domain: &Arc<Domain>, from: SavedVcpu) -> Result<Ar
             return Err(refused(format_args!("its XCR0 is {xcr0:#x}, this CPU has {components:#x}")));
         }
         v.xcr0 = xcr0;
-        v.fpu.bytes_mut().copy_from_slice(&area);
+        area.read_into(v.fpu.bytes_mut()).map_err(refused)?;
     }
     (v.kernel_l4, v.user_l4) = (s.kernel_cr3, s.user_cr3);
     v.kernel_mode = s.flags.contains(VcpuFlags::KERNEL_MODE);

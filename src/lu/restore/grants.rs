@@ -50,7 +50,7 @@ pub fn take_maps<S: ByteSource + ?Sized>(
 
 /// All domains' tables, before any page type is taken: a domain's leaves may be on another's frames. What does not fit is refused. A domain that has
 /// lost its table is no reason to refuse the others, which cannot know what it used.
-pub fn restore(host: &Host, domains: &mut [SavedDomain]) {
+pub fn restore(host: &Host, domains: &mut [SavedDomain<'_>]) {
     let mut tables = host.grants.lock();
     let mut without: BTreeSet<DomId> = BTreeSet::new();
     for saved in domains.iter_mut() {

@@ -15,7 +15,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 /// Refuses the domains with an event channel whose other end does not lead back. Against a domain whose peer has lost its channels nothing can be said.
-pub(super) fn unfit_channels(host: &Host, domains: &mut [(Arc<Domain>, SavedDomain)]) {
+pub(super) fn unfit_channels(host: &Host, domains: &mut [(Arc<Domain>, SavedDomain<'_>)]) {
     let events = host.evtchn.lock();
     for mismatch in events.mismatches() {
         let is_there = domains.iter().any(|(domain, _)| domain.id == mismatch.remote);

@@ -21,11 +21,14 @@
 
 mod crc;
 mod error;
+mod fields;
 mod reader;
 mod writer;
 
 pub use crc::{behind, joined, with_zeros};
 pub use error::{OrderRule, RecordError, StreamError, SumPart};
+pub use fields::Fields;
+pub(in crate::lu) use reader::is_zero;
 pub use reader::{Body, Reader, Record};
 pub(in crate::lu) use writer::IN_PLACE_MAX;
 pub use writer::{Dest, Finished, PagedDest, WriteError, Writer};

@@ -1,17 +1,20 @@
 //! Reading records, and the fields of a body.
 
 use super::{
-    ByteSource, REC_HEADER_LEN, REC_LENGTH_MAX, REC_TYPE_END, REC_TYPE_OPTIONAL, RecordError, StreamError, array_at,
-    padded,
+    ByteSource, REC_ALIGN, REC_HEADER_LEN, REC_LENGTH_MAX, REC_TYPE_END, REC_TYPE_OPTIONAL, RecordError, StreamError,
+    array_at, padded,
 };
-use crate::frame::{Mfn, PAGE_SIZE};
+use crate::frame::PAGE_SIZE;
 use alloc::vec::Vec;
 
 /// Walks the records of a stream.
 ///
-/// It holds nothing but its place, so every pass of the restore starts one of its own.
+/// It holds nothing but its place and the frame at hand, so every pass of the restore starts one of its own.
 pub struct Reader<'a, S: ?Sized> {
     source: &'a S,
+    /// What the source shows around the place, and where in the stream that begins: a frame is looked up once for all headers in it.
+    shown: &'a [u8],
+    shown_at: u64,
     is_known: fn(u32) -> bool,
     at: u64,
     is_over: bool,
@@ -59,7 +62,7 @@ impl<'a, S: ByteSource + ?Sized> Reader<'a, S> {
     /// A reader at the first record. `is_known` says which types the caller understands; all others are refused or,
     /// if optional, skipped.
     pub fn new(source: &'a S, is_known: fn(u32) -> bool) -> Self {
-        Self { source, is_known, at: 0, is_over: false, nr_skipped: 0 }
+        Self { source, shown: &[], shown_at: 0, is_known, at: 0, is_over: false, nr_skipped: 0 }
     }
 
     /// The next record; none when END was read and was the end. After an error the reader stays where it is and returns
@@ -72,7 +75,7 @@ impl<'a, S: ByteSource + ?Sized> Reader<'a, S> {
             let at = self.at;
             let len_bytes = self.source.len_bytes();
             let left = len_bytes.saturating_sub(at);
-            let header = if left < REC_HEADER_LEN { None } else { array_at(self.source, at) };
+            let header = if left < REC_HEADER_LEN { None } else { self.eight_at(at) };
             let Some(header) = header else { return Err(StreamError::MissingEnd { at, left }) };
             let [t0, t1, t2, t3, l0, l1, l2, l3] = header;
             let kind = u32::from_le_bytes([t0, t1, t2, t3]);
@@ -87,7 +90,7 @@ impl<'a, S: ByteSource + ?Sized> Reader<'a, S> {
             let start = at + REC_HEADER_LEN;
             let end = start + u64::from(length);
             let next = start + padded(length.into());
-            if next != end && !self.is_zero(end, next) {
+            if next != end && !self.is_padded(end, next) {
                 return Err(StreamError::Padding { kind, at });
             }
             if kind == REC_TYPE_END {
@@ -113,11 +116,31 @@ impl<'a, S: ByteSource + ?Sized> Reader<'a, S> {
         }
     }
 
-    /// Looks at a record's padding.
-    fn is_zero(&self, start: u64, end: u64) -> bool {
-        let mut padding = [0; 8];
-        let padding = &mut padding[..(end - start) as usize];
-        self.source.read_at(start, padding) && padding.iter().all(|&byte| byte == 0)
+    /// The eight bytes at `at`, a multiple of 8.
+    #[inline]
+    fn eight_at(&mut self, at: u64) -> Option<[u8; 8]> {
+        let offset = at.wrapping_sub(self.shown_at) as usize;
+        match self.shown.get(offset..).and_then(|rest| rest.first_chunk()) {
+            Some(eight) => Some(*eight),
+            None => self.eight_elsewhere(at),
+        }
+    }
+
+    /// As [`Self::eight_at`], where the frame at hand has them not: the frame that has is then at hand.
+    #[cold]
+    fn eight_elsewhere(&mut self, at: u64) -> Option<[u8; 8]> {
+        let start = at - at % PAGE_SIZE;
+        let len = PAGE_SIZE.min(self.source.len_bytes().saturating_sub(start));
+        self.shown = self.source.bytes_at(start, len as usize).unwrap_or_default();
+        self.shown_at = start;
+        let shown = self.shown.get((at - start) as usize..).and_then(|rest| rest.first_chunk());
+        shown.copied().or_else(|| array_at(self.source, at))
+    }
+
+    /// Looks at a record's padding, which ends where the next multiple of eight is.
+    fn is_padded(&mut self, start: u64, end: u64) -> bool {
+        let Some(last) = self.eight_at(end - REC_ALIGN) else { return false };
+        u64::from_le_bytes(last) >> (8 * (REC_ALIGN - (end - start))) == 0
     }
 
     /// Offset of the next header; of the stream's end when END was read.
@@ -133,7 +156,7 @@ impl<'a, S: ByteSource + ?Sized> Reader<'a, S> {
 
 /// Whether all bytes are zero, a word at a time.
 #[inline]
-fn is_zero(bytes: &[u8]) -> bool {
+pub(in crate::lu) fn is_zero(bytes: &[u8]) -> bool {
     let (words, rest) = bytes.as_chunks::<8>();
     words.iter().fold(0, |bits, word| bits | u64::from_ne_bytes(*word)) == 0 && rest.iter().all(|&byte| byte == 0)
 }
@@ -160,6 +183,12 @@ impl<'a, S: ByteSource + ?Sized> Body<'a, S> {
     /// All bytes of a source as one body.
     pub fn whole(source: &'a S) -> Self {
         Self { source, start: 0, at: 0, end: source.len_bytes() }
+    }
+
+    /// The bytes from `start` to `end` as one body.
+    #[cfg(test)]
+    pub(super) fn of(source: &'a S, start: u64, end: u64) -> Self {
+        Self { source, start, at: start, end }
     }
 
     /// Bytes from the beginning of the body to this place.
@@ -239,68 +268,11 @@ impl<'a, S: ByteSource + ?Sized> Body<'a, S> {
         Ok(u64::from_le_bytes(self.bytes()?))
     }
 
-    /// The next eight bytes as a frame number.
-    pub fn mfn(&mut self) -> Result<Mfn, RecordError> {
-        self.checked_u64(|value| Mfn::try_new(value).ok())
-    }
-
-    /// The next eight bytes as a frame number, all ones for none.
-    pub fn optional_mfn(&mut self) -> Result<Option<Mfn>, RecordError> {
-        self.checked_u64(|value| if value == u64::MAX { Some(None) } else { Mfn::try_new(value).ok().map(Some) })
-    }
-
-    /// The next eight bytes through `f`, which says what they cannot be.
-    pub fn checked_u64<T>(&mut self, f: impl FnOnce(u64) -> Option<T>) -> Result<T, RecordError> {
-        let offset = self.offset();
-        let found = self.u64()?;
-        f(found).ok_or(RecordError::BadValue { offset, found })
-    }
-
-    /// The next four bytes through `f`, which says what they cannot be.
-    pub fn checked_u32<T>(&mut self, f: impl FnOnce(u32) -> Option<T>) -> Result<T, RecordError> {
-        let offset = self.offset();
-        let found = self.u32()?;
-        f(found).ok_or(RecordError::BadValue { offset, found: found.into() })
-    }
-
-    /// The next two bytes through `f`, which says what they cannot be.
-    pub fn checked_u16<T>(&mut self, f: impl FnOnce(u16) -> Option<T>) -> Result<T, RecordError> {
-        let offset = self.offset();
-        let found = self.u16()?;
-        f(found).ok_or(RecordError::BadValue { offset, found: found.into() })
-    }
-
     /// The next byte through `f`, which says what it cannot be.
     pub fn checked_u8<T>(&mut self, f: impl FnOnce(u8) -> Option<T>) -> Result<T, RecordError> {
         let offset = self.offset();
         let found = self.u8()?;
         f(found).ok_or(RecordError::BadValue { offset, found: found.into() })
-    }
-
-    /// Passes over reserved bytes, which must be zero.
-    pub fn reserved(&mut self, nr_bytes: usize) -> Result<(), RecordError> {
-        let mut left = nr_bytes;
-        let mut buf = [0; 8];
-        while left != 0 {
-            let offset = self.offset();
-            let piece = match self.lend(left as u64) {
-                Some(shown) => shown,
-                None => {
-                    let buf = &mut buf[..left.min(8)];
-                    self.read_into(buf)?;
-                    buf
-                }
-            };
-            // Which of them it is is asked only if there is one.
-            if !is_zero(piece)
-                && let Some(index) = piece.iter().position(|&byte| byte != 0)
-            {
-                self.at -= (piece.len() - index - 1) as u64;
-                return Err(RecordError::Reserved { offset: offset + index as u64, found: piece[index] });
-            }
-            left -= piece.len();
-        }
-        Ok(())
     }
 
     /// Says that all fields were read: an error if there is more.
