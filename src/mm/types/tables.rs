@@ -45,6 +45,9 @@ impl<'p> Known<'p> {
 const AT_ONCE: u64 = 8;
 const AT_ONCE_BYTES: usize = AT_ONCE as usize * 8;
 
+/// Leaves whose records are asked for at a time.
+const AHEAD: usize = 32;
+
 /// Takes the references of the leaves at the beginning of `entries`, as long as each maps a frame of the known chunk for writing, and nothing else refers
 /// to that frame; how many they are.
 ///
@@ -152,6 +155,8 @@ impl<'a, L: PageLookup, M: PhysMem> PageTypes<'a, L, M> {
         self.mem.with_words(table.mfn, |entries| {
             // Frames that follow each other are mapped one after the other: most leaves find their chunk looked up.
             let mut known = None;
+            // How many entries were left at the last one whose chunk was another, and where records have not been asked for.
+            let (mut elsewhere, mut unasked) = (0, entries.len());
             let mut left = &entries[..];
             while let [first, rest @ ..] = left {
                 let slot = ENTRIES - left.len() as u64;
@@ -167,6 +172,11 @@ impl<'a, L: PageLookup, M: PhysMem> PageTypes<'a, L, M> {
                     left = &left[taken..];
                     continue;
                 }
+                if elsewhere == left.len() + 1 && left.len() <= unasked {
+                    self.ask_ahead(left);
+                    unasked = left.len().saturating_sub(AHEAD);
+                }
+                elsewhere = left.len();
                 *leaves = leaves.wrapping_add(1);
                 self.get_leaf_alone(leaf, &mut known).map_err(|error| (slot, error))?;
                 self.adjust_in_place(table, slot, leaf);
@@ -174,6 +184,21 @@ impl<'a, L: PageLookup, M: PhysMem> PageTypes<'a, L, M> {
             }
             Ok(())
         })
+    }
+
+    /// Reads from the records of the next leaves. Where leaves are scattered each would wait for its record to come from memory; these reads wait together.
+    #[inline(never)]
+    fn ask_ahead(&self, entries: &[AtomicU64]) {
+        for entry in entries.iter().take(AHEAD) {
+            let leaf = entry.load(Ordering::Relaxed);
+            let mfn = frame_of(leaf);
+            if leaf & PRESENT != 0
+                && let Some(records) = self.pages.records(mfn.chunk())
+            {
+                // What it is does not matter, only that it has been read.
+                core::hint::black_box(records[mfn.index_in_chunk()].type_info.load(Ordering::Relaxed));
+            }
+        }
     }
 
     /// Writes a leaf as it goes into memory, if it is not so already.
