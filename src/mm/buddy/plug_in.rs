@@ -52,23 +52,21 @@ impl Heap {
     }
 
     fn plug_in_chunks(&mut self, table: &FrameTable, chunks: Range<usize>) {
-        let entries = table.entries();
-        entries.write_unclaimed(chunks.clone());
-        let mut chunk = chunks.start;
-        while chunk < chunks.end {
-            match entries.at(chunk).word() {
-                packed::UNCLAIMED => {
-                    // What was just looked at is still in the cache.
-                    let stop = ((chunk | (PIECE - 1)) + 1).min(chunks.end);
-                    let run = (chunk..stop).take_while(|&c| entries.at(c).word() == packed::UNCLAIMED).count();
-                    self.free_chunks(table, chunk, run);
-                    chunk += run;
-                }
-                word => {
-                    if word & packed::KIND == packed::SPLIT {
-                        self.plug_in_pages(table, chunk);
+        for (first, entries) in table.entries().with_unclaimed(chunks) {
+            let mut index = 0;
+            while let Some(entry) = entries.get(index) {
+                match entry.word() {
+                    packed::UNCLAIMED => {
+                        let run = entries[index..].iter().take_while(|e| e.word() == packed::UNCLAIMED).count();
+                        self.free_chunks(table, first + index, run);
+                        index += run;
                     }
-                    chunk += 1;
+                    word => {
+                        if word & packed::KIND == packed::SPLIT {
+                            self.plug_in_pages(table, first + index);
+                        }
+                        index += 1;
+                    }
                 }
             }
         }

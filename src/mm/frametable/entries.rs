@@ -113,13 +113,18 @@ impl Entries {
         &self.all[chunks]
     }
 
-    /// Writes the entries of unclaimed RAM, so that they can change; those of what is not RAM need not.
-    pub fn write_unclaimed(&self, chunks: Range<usize>) {
-        for block in blocks_of(&chunks) {
-            if self.blocks[block].alike().is_some_and(|entry| entry.word() == packed::UNCLAIMED) {
-                self.write(block, packed::UNCLAIMED);
+    /// The entries of chunks, block by block, with the number of the first one; those of unclaimed RAM are written for it. Blocks without RAM are left out.
+    pub fn with_unclaimed(&self, chunks: Range<usize>) -> impl Iterator<Item = (usize, &'static [ChunkEntry])> {
+        blocks_of(&chunks).filter_map(move |block| {
+            match self.blocks[block].alike() {
+                Some(alike) if alike.word() != packed::UNCLAIMED => return None,
+                Some(_) => self.write(block, packed::UNCLAIMED),
+                None => {}
             }
-        }
+            let all = self.chunks_of(block);
+            let part = all.start.max(chunks.start)..all.end.min(chunks.end);
+            Some((part.start, &self.all[part]))
+        })
     }
 
     /// True if all of some chunks have this word. None if there are not so many.
@@ -192,7 +197,7 @@ impl Entries {
     /// Writes all entries of a block, before a reader can find them.
     #[cold]
     fn write(&self, block: usize, word: u64) {
-        self.all[self.chunks_of(block)].iter().for_each(|entry| entry.set_word(word));
+        set_all(&self.all[self.chunks_of(block)], word);
         self.blocks[block].0.store(WRITTEN, Ordering::Release);
     }
 }
@@ -251,7 +256,7 @@ mod tests {
         SetAll(Range<usize>, u64),
         Own(usize, u64),
         Change(usize, u64, u64),
-        WriteUnclaimed(Range<usize>),
+        WithUnclaimed(Range<usize>),
     }
 
     fn op() -> impl Strategy<Value = Op> {
@@ -263,7 +268,7 @@ mod tests {
             (chunks(), word()).prop_map(|(chunks, word)| Op::SetAll(chunks, word)),
             (0..NR, word()).prop_map(|(chunk, word)| Op::Own(chunk, word)),
             (0..=NR, word(), word()).prop_map(|(chunk, from, to)| Op::Change(chunk, from, to)),
-            chunks().prop_map(Op::WriteUnclaimed),
+            chunks().prop_map(Op::WithUnclaimed),
         ]
     }
 
@@ -290,10 +295,12 @@ mod tests {
                             words[chunk] = to;
                         }
                     }
-                    Op::WriteUnclaimed(chunks) => {
-                        entries.write_unclaimed(chunks.clone());
-                        let is_written = |chunk: usize| entries.is_written(chunk / BLOCK_CHUNKS);
-                        prop_assert!(chunks.into_iter().all(|c| words[c] != packed::UNCLAIMED || is_written(c)));
+                    Op::WithUnclaimed(chunks) => {
+                        let shown = entries.with_unclaimed(chunks.clone());
+                        let shown = shown.flat_map(|(first, part)| (first..).zip(part)).map(|(c, e)| (c, e.word()));
+                        let shown = shown.filter(|&(_, word)| word != packed::NOT_RAM).collect::<Vec<_>>();
+                        let due = chunks.map(|c| (c, words[c])).filter(|&(_, word)| word != packed::NOT_RAM);
+                        prop_assert_eq!(shown, due.collect::<Vec<_>>());
                     }
                 }
                 for (chunk, word) in words.iter().enumerate() {
