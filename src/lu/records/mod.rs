@@ -54,8 +54,8 @@ pub use vcpu::{CallbackMasks, Callbacks, LuVcpu, Runstate, VcpuFlags, VcpuPendin
 use crate::frame::Mfn;
 
 use super::stream::{
-    Body, ByteSource, Dest, Fields, IN_PLACE_MAX, REC_TYPE_END, REC_TYPE_LIVE_UPDATE, REC_TYPE_OPTIONAL, Reader,
-    Record, RecordError, Sink, StreamError, WriteError, Writer,
+    Body, ByteSource, Dest, FIELDS_LEN_MAX, Fields, IN_PLACE_MAX, REC_TYPE_END, REC_TYPE_LIVE_UPDATE,
+    REC_TYPE_OPTIONAL, Reader, Record, RecordError, Sink, StreamError, WriteError, Writer,
 };
 
 macro_rules! kinds {
@@ -208,6 +208,7 @@ pub trait SavedRecord: Sized {
 
     /// Reads a body that must be this and nothing else.
     fn decode<S: ByteSource + ?Sized>(mut body: Body<'_, S>) -> Result<Self, RecordError> {
+        const { assert!(Self::LEN_BYTES <= FIELDS_LEN_MAX as u64, "the fields are read in one piece") };
         let fields = body.fields(Self::LEN_BYTES, Self::decode_fields)?;
         body.finish()?;
         Ok(fields)

@@ -5,7 +5,7 @@ use super::{Body, ByteSource, RecordError};
 use crate::frame::Mfn;
 
 /// Fields that are read together have at most so many bytes.
-const FIELDS_LEN_MAX: usize = 256;
+pub(in crate::lu) const FIELDS_LEN_MAX: usize = 256;
 
 /// A place among fields, which are read one after the other.
 pub struct Fields<'a> {

@@ -27,6 +27,7 @@ mod writer;
 
 pub use crc::{behind, joined, with_zeros};
 pub use error::{OrderRule, RecordError, StreamError, SumPart};
+pub(in crate::lu) use fields::FIELDS_LEN_MAX;
 pub use fields::Fields;
 pub(in crate::lu) use reader::is_zero;
 pub use reader::{Body, Reader, Record};
