@@ -142,10 +142,9 @@ impl<'a, E: From<NoRoom>, F: FnMut(u64) -> Result<(), E>> Claims<'a, F> {
     /// take it, nor allocate. Ends with the first range that cannot be told: the inner error.
     pub fn domain_all<X>(
         &mut self,
-        ranges: impl Iterator<Item = Result<MfnRange, X>>,
+        mut ranges: impl Iterator<Item = Result<MfnRange, X>>,
         owner: DomId,
     ) -> Result<Result<(), X>, E> {
-        let mut ranges = ranges;
         loop {
             let mut locked = self.frames.lock();
             let mut claimer = locked.claimer(owner);

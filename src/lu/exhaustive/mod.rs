@@ -7,7 +7,7 @@ mod order;
 
 use super::golden::state::{self, Written, list_frame};
 use super::mfn_list::{self, MfnList, MfnListError};
-use super::records::StreamVersion;
+use super::records::{self, AnyRecord, StreamVersion, validate};
 use super::stream::{ByteSource, Finished, PagedSource, StreamError, checksum};
 use crate::frame::{Mfn, MfnRange, PAGE_SIZE};
 use crate::mm::physmem::{PhysMem, sparse::SparseMem};
@@ -91,4 +91,33 @@ fn region() -> MfnRange {
 
 fn is_ram(range: MfnRange) -> bool {
     MfnRange::new(Mfn::new(0x10), 0x100_0000).contains_range(range)
+}
+
+/// What the machines of the captured handovers were, and what was wrong with them: nothing.
+#[test]
+fn a_machines_handover_is_read_whole() {
+    let five = ["pulse", "memory", "tables", "events-a", "events-b"];
+    let nine = [&five[..], &["grants-a", "grants-b", "smp", "balloon"]].concat();
+    for (version, guests) in [(StreamVersion::V1, &five[..]), (StreamVersion::V2, &nine)] {
+        let handover = Handover::captured(version);
+        let list = handover.open().unwrap();
+        assert_eq!((list.version(), list.pages()), (version, handover.stream.pages.as_slice()));
+        let source = list.open(&handover.mem).unwrap();
+        let summary = validate(records::reader(&source)).unwrap();
+        assert_eq!(
+            (summary.version.update_sequence, summary.nr_domains, summary.nr_skipped),
+            (1, guests.len() as u64, 0)
+        );
+        let (mut names, mut nr_vcpus) = (Vec::new(), 0);
+        let mut reader = records::reader(&source);
+        while let Some(record) = reader.next_record().unwrap() {
+            match AnyRecord::decode(&record).unwrap() {
+                AnyRecord::DomainBegin(begin) => names.push(std::string::String::from(begin.name.as_str())),
+                AnyRecord::VcpuBasic(_) => nr_vcpus += 1,
+                _ => {}
+            }
+        }
+        assert_eq!(names, guests);
+        assert_eq!(nr_vcpus, if version == StreamVersion::V1 { 5 } else { 12 });
+    }
 }

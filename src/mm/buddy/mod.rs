@@ -121,7 +121,7 @@ impl Heap {
             return Err(InsertError::NoMemory);
         }
         for part in parts(range) {
-            let entry = table.entries().written(part.chunk);
+            let entry = table.entries().own(part.chunk);
             if entry.split_id().is_none() {
                 if part.is_whole() {
                     self.free_chunks(table, part.chunk, 1);
